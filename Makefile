@@ -1,0 +1,56 @@
+# Every target does all its own set-up; it needs Go, gcc, make, git and the module proxy.
+# `make interop` also installs Debian and npm packages (as root, or through sudo).
+
+GO      ?= go
+DEMO_SECONDS ?= 30
+FUZZTIME ?= 10s
+BENCHTIME ?= 1s
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
+
+export GOTOOLCHAIN := local
+
+.PHONY: help build demo test lint fuzz soak interop bench cross generate clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## gatewayd and gatewaysim into bin/
+	@mkdir -p bin
+	$(BUILD) -o bin/ ./cmd/gatewayd ./cmd/gatewaysim
+
+demo: build ## monitor, gateway and platform live for DEMO_SECONDS (30); CAPTURE=FILE replays a recorded session
+	@bin/gatewaysim demo --gatewayd bin/gatewayd --seconds $(DEMO_SECONDS) $(if $(CAPTURE),--capture '$(CAPTURE)')
+
+test: ## all tests, with the race detector
+	$(GO) test -race ./...
+
+lint: ## formatting, vet, staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt wants changes in:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+fuzz: ## every parser of outside bytes for FUZZTIME (10s) each
+	@GO='$(GO)' test/fuzz.sh $(FUZZTIME)
+
+soak: ## power cuts and kills by the hundred (some minutes)
+	SPOOL_ROUNDS=300 $(GO) test -count=1 -timeout 30m -run 'Kill|PowerCut' ./spool
+
+interop: ## parsers and peers that this project did not write; installs them
+	test/interop/install.sh
+	GATEWAY_INTEROP=1 $(GO) test -count=1 ./test/interop/...
+
+bench: build ## figures, each beside a peer in the same run
+	test/bench.sh $(BENCHTIME)
+
+cross: ## the firmware binaries for arm64 and armv7, stripped
+	@mkdir -p bin/arm64 bin/armv7
+	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/arm64/ ./cmd/gatewayd
+	GOOS=linux GOARCH=arm GOARM=7 $(BUILD) -o bin/armv7/ ./cmd/gatewayd
+	@ls -l bin/arm64/gatewayd bin/armv7/gatewayd
+
+generate: ## the tables that are made from CSV
+	$(GO) generate ./...
+
+clean: ## remove what was built
+	rm -rf bin _build

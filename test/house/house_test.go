@@ -1,0 +1,125 @@
+// Package house holds the tests of the structure itself: who may import whom,
+// and which modules are in the firmware. A change of either is a decision, made
+// visible here.
+package house
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+const module = "github.com/bedside-gateway/gatewayd"
+
+// allowed is what each folder may import of ours. What is not listed may import nothing.
+var allowed = map[string][]string{
+	"mdc":                    {},
+	"mdc/gen":                {},
+	"observation":            {"mdc"},
+	"hl7":                    {},
+	"pcd":                    {"hl7", "mdc", "observation"},
+	"mllp":                   {},
+	"spool":                  {},
+	"tlspolicy":              {},
+	"keystore":               {},
+	"northbound":             {"mllp", "pcd", "spool", "tlspolicy"},
+	"drivers":                {"drivers/port", "observation"},
+	"drivers/port":           {},
+	"drivers/drivertest":     {"drivers", "drivers/port", "observation"},
+	"drivers/intellivue":     {"drivers", "drivers/port", "mdc", "observation"},
+	"drivers/intellivue/gen": {},
+	"drivers/intellivue/sim": {"drivers/port"},
+}
+
+// wiring may import every folder, and no folder above may import it.
+var wiring = []string{"cmd/", "internal/", "test/"}
+
+type listed struct {
+	ImportPath string
+	Imports    []string
+}
+
+func TestImportsPointOneWay(t *testing.T) {
+	for _, p := range list(t) {
+		from := strings.TrimPrefix(p.ImportPath, module+"/")
+		if slices.ContainsFunc(wiring, func(w string) bool { return strings.HasPrefix(from, w) }) {
+			continue
+		}
+		may, known := allowed[from]
+		if !known {
+			t.Errorf("%s is a new folder: say in test/house what it may import, and in doc/architecture.md what it is", from)
+			continue
+		}
+		for _, to := range p.Imports {
+			to, ours := strings.CutPrefix(to, module+"/")
+			if ours && !slices.Contains(may, to) {
+				t.Errorf("%s imports %s; it may import only %v", from, to, may)
+			}
+		}
+	}
+}
+
+func TestModulesOfTheFirmware(t *testing.T) {
+	cmd := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/gatewayd")
+	cmd.Dir = "../.."
+	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH=arm64", "CGO_ENABLED=0")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	lines := strings.Fields(string(out))
+	slices.Sort(lines)
+	got := strings.Join(slices.Compact(lines), "\n") + "\n"
+	golden := filepath.Join("testdata", "modules.txt")
+	if *update {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("the firmware's modules changed: give the reason in doc/dependencies.md, then run this test with -update\ngot:\n%swant:\n%s", got, want)
+	}
+	reasons, err := os.ReadFile("../../doc/dependencies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(got) {
+		if m := strings.TrimSpace(line); m != module && !bytes.Contains(reasons, []byte("`"+m+"`")) {
+			t.Errorf("doc/dependencies.md gives no reason for %s", m)
+		}
+	}
+}
+
+func list(t *testing.T) []listed {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports", "./...")
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []listed
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p listed
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
