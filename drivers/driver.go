@@ -89,7 +89,9 @@ type Settings struct {
 type Host interface {
 	// Send transmits one frame, if Permit and the port's mode let it.
 	Send(frame []byte)
-	// Report hands over what the device said. The report is only borrowed.
+	// Report hands over what the device said. The report is only borrowed. Its
+	// observations, alerts and samples may be overwritten before Report
+	// returns: fill them anew for each report.
 	Report(*observation.Report)
 	// State tells how far the session is: Associating or Live.
 	State(State)
@@ -104,14 +106,19 @@ type Host interface {
 // A Machine is the state of one session. Its methods are called one at a time.
 //
 // An error ends the session: the port is closed and opened again after a
-// backoff. It is in the words of an operator.
+// backoff. It is in the words of an operator. Nothing is called after it, so a
+// machine that would say goodbye sends it before it returns the error.
+//
+// The times that it is given carry a monotonic reading. Wake should be made of
+// them by Add, so that a step of the wall clock does not matter.
 type Machine interface {
 	// Start begins: a machine that asks sends its first request.
 	Start(now time.Time) error
 	// Receive takes what arrived: in a stream any piece, from one byte to many
 	// frames, otherwise one datagram. p is only borrowed.
 	Receive(now time.Time, p []byte) error
-	// Tick is called when the time that Wake gave has come, and may be called earlier.
+	// Tick is called when the time that Wake gave has come, and may be called
+	// earlier. After it Wake is later than now.
 	Tick(now time.Time) error
 	// Wake is when Tick is wanted next; the zero time is never.
 	Wake() time.Time
