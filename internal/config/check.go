@@ -1,0 +1,195 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/bedside-gateway/gatewayd/drivers"
+	"github.com/bedside-gateway/gatewayd/drivers/port"
+	"github.com/bedside-gateway/gatewayd/observation"
+)
+
+// checkIdentity wants a certificate and key where there is a platform to show
+// them to, and that they belong together.
+func (l *loader) checkIdentity(c *Config, f found) {
+	i := &c.Identity
+	switch {
+	case i.Certificate == "" && i.Key == "" && len(c.Destinations) == 0:
+		return
+	case i.Certificate == "":
+		f.fault("certificate", "is missing; a platform takes no connection without one: name the PEM file of the gateway's certificate")
+		return
+	case i.Key == "":
+		f.fault("key", "is missing; name the PEM file of the certificate's private key")
+		return
+	case !i.InsecureFileKey:
+		f.fault("key", "a private key in a file can be copied by anyone who gets hold of it; on a development machine write insecure_file_key = true")
+		return
+	}
+	f.warn("insecure_file_key", "DEVELOPMENT KEY IN USE: the private key is a file that can be copied; never use this gateway on patients")
+	if l.options.Identity == nil {
+		return
+	}
+	if err := l.options.Identity(i.Certificate, i.Key); err != nil {
+		f.fault("certificate", err.Error())
+	}
+}
+
+func (l *loader) checkDestination(f found, d *Destination) {
+	if !answered(d.AcceptAck, d.ApplicationAck) {
+		f.fault(ackKey(f), fmt.Sprintf("with accept_ack %q and application_ack %q the platform never says that it has a message; write AL for one of them", d.AcceptAck, d.ApplicationAck))
+	}
+	for _, c := range d.Include {
+		if slices.Contains(d.Exclude, c) {
+			f.fault("exclude", fmt.Sprintf("%v is in include as well; take it out of one of them", c))
+		}
+	}
+	if d.Trust != "" {
+		l.checkTrust(f, d)
+	}
+}
+
+// answered reports whether success is acknowledged in some way: HL7 2.6, section
+// 2.9.2; original mode has both empty.
+func answered(accept, application string) bool {
+	success := func(s string) bool { return s == "AL" || s == "SU" }
+	return success(accept) || success(application) || accept == "" && application == ""
+}
+
+func ackKey(f found) string {
+	if f.has("application_ack") && !f.has("accept_ack") {
+		return "application_ack"
+	}
+	return "accept_ack"
+}
+
+func (l *loader) checkTrust(f found, d *Destination) {
+	text, err := l.options.ReadFile(d.Trust)
+	if err != nil {
+		f.fault("trust", fileFault(d.Trust, err))
+		return
+	}
+	_, roots, err := Roots(text)
+	if err != nil {
+		f.fault("trust", d.Trust+" "+err.Error())
+		return
+	}
+	for _, c := range roots {
+		if now := l.options.Now; !now.IsZero() && now.After(c.NotAfter) {
+			f.warn("trust", fmt.Sprintf("the root %q expired on %s; chains that end in it are refused", c.Subject.CommonName, c.NotAfter.UTC().Format("2006-01-02")))
+		}
+	}
+}
+
+// fileFault says in short why a file cannot be read.
+func fileFault(name string, err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return name + " does not exist; relative names start at the folder of the configuration file"
+	case errors.Is(err, fs.ErrPermission):
+		return name + " may not be read; give the user of gatewayd the right to"
+	}
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	return fmt.Sprintf("%s cannot be read: %v; check the name", name, err)
+}
+
+func (l *loader) checkPort(f found, p *Port) {
+	if p.Driver == "" {
+		return
+	}
+	d, err := l.options.Drivers.Lookup(p.Driver)
+	if err != nil {
+		f.fault("driver", withNext(err).Error())
+		return
+	}
+	p.Options = l.portOptions(f, d.Info())
+	spec, err := port.ParseSpec(p.Device)
+	if err != nil || p.Device == "" {
+		return // a fault already
+	}
+	info := d.Info()
+	if p.ListenOnly && !info.Passive {
+		f.fault("listen_only", fmt.Sprintf("devices of the driver %s answer only when asked, so that nothing would ever be heard; take listen_only out", info.Name))
+	}
+	if spec.Datagrams() && info.UDPPort == 0 {
+		f.fault("device", fmt.Sprintf("the driver %s does not run over UDP; write a serial path or tcp://host:port", info.Name))
+	}
+	if spec.Kind != port.Serial && p.Line != (port.Line{}) {
+		f.fault("line", "only a serial line has settings; take line out")
+	}
+	if p.Record != "" {
+		f.warn("record", "everything the device sends is written to "+p.Record+", patient identifiers included; take it out when support has the recording")
+	}
+	if p.AllowSimulated {
+		f.warn("allow_simulated", "demonstration and test values of this port are sent as if they were a patient's; never use this on a ward")
+	}
+	l.tryDriver(f, d, p, spec)
+}
+
+// portOptions reads [port.options], whose keys are the driver's.
+func (l *loader) portOptions(f found, info drivers.Info) map[string]string {
+	n := l.table(f.node, "options", "port.")
+	known := make([]string, len(info.Options))
+	for i, o := range info.Options {
+		known[i] = o.Name
+	}
+	out := map[string]string{}
+	for _, name := range n.keys {
+		v := n.table[name]
+		if !slices.Contains(known, name) {
+			l.fault(v.at, "port.options."+name, unknownOption(name, info.Name, known))
+			continue
+		}
+		s, ok := optionText(v)
+		if !ok {
+			l.fault(v.value, "port.options."+name, "is "+describe(v.plain)+"; write a text in quotes, a number, true or false")
+			continue
+		}
+		out[name] = s
+	}
+	return out
+}
+
+func unknownOption(name, driver string, known []string) string {
+	if len(known) == 0 {
+		return fmt.Sprintf("the driver %s has no options; take it out", driver)
+	}
+	if near := nearest(name, known); near != "" {
+		return fmt.Sprintf("the driver %s has no such option; did you mean %s?", driver, near)
+	}
+	return fmt.Sprintf("the driver %s has no such option; it has %s", driver, strings.Join(known, ", "))
+}
+
+func optionText(n *node) (string, bool) {
+	switch v := n.plain.(type) {
+	case string:
+		return v, n.table == nil
+	case bool, int64:
+		return fmt.Sprint(v), true
+	}
+	return "", false
+}
+
+// tryDriver lets the driver itself judge its options, by making a machine that
+// is never started.
+func (l *loader) tryDriver(f found, d drivers.Driver, p *Port, spec port.Spec) {
+	settings := drivers.Settings{Datagrams: spec.Datagrams(), ListenOnly: p.ListenOnly, Options: p.Options}
+	if _, err := d.New(settings, noHost{}); err != nil {
+		f.fault("options", err.Error()+"; gatewayd check --explain port.options tells the choices")
+	}
+}
+
+// noHost is the host of a machine that is only made.
+type noHost struct{}
+
+func (noHost) Send([]byte)                {}
+func (noHost) Report(*observation.Report) {}
+func (noHost) State(drivers.State)        {}
+func (noHost) Count(drivers.Frame)        {}
+func (noHost) Note(string)                {}

@@ -1,0 +1,126 @@
+package config
+
+import "time"
+
+// A key is one key of the file. def is its default as it would be written in
+// the file; a key without one is required when required is set, else its value
+// is then empty. into is where its value goes in the struct of its section.
+type key[T any] struct {
+	name     string
+	def      any
+	required bool
+	into     func(*T) kind
+	meaning  string
+}
+
+// A section is the keys of one struct.
+type section[T any] []key[T]
+
+const day = 24 * time.Hour
+
+var rootKeys = section[Config]{
+	{"version", int64(Version), false, func(c *Config) kind { return number(&c.Version, 1, Version) },
+		"The version of the format of this file. A newer gatewayd reads older versions."},
+}
+
+var gatewayKeys = section[Gateway]{
+	{"name", nil, true, func(g *Gateway) kind { return text(&g.Name, 20) },
+		"The name of this gateway as the sending application, MSH-3.1 of every message."},
+	{"eui64", nil, true, func(g *Gateway) kind { return eui64(&g.EUI64) },
+		"The EUI-64 of this gateway, MSH-3.2 of every message. The certificate of the gateway has it as its common name."},
+	{"facility", "", false, func(g *Gateway) kind { return text(&g.Facility, 20) },
+		"The sending facility, MSH-4.1."},
+	{"state_dir", "/var/lib/gatewayd", false, func(g *Gateway) kind { return path(&g.StateDir) },
+		"The folder of the spool and its key. Only gatewayd may read it."},
+	{"status_socket", "/run/gatewayd/status.sock", false, func(g *Gateway) kind { return socketPath(&g.StatusSocket) },
+		"The unix socket that answers gatewayd status, gatewayd spool and the metrics scraper."},
+	{"log_level", "info", false, func(g *Gateway) kind { return level(&g.LogLevel) },
+		"The least urgent messages that are logged. No level logs patient data."},
+	{"timezone", "UTC", false, func(g *Gateway) kind { return zone(&g.Zone) },
+		"The time zone of the times in messages. Every time carries its offset, so that UTC is always right."},
+}
+
+var identityKeys = section[Identity]{
+	{"certificate", "", false, func(i *Identity) kind { return path(&i.Certificate) },
+		"The PEM file of the certificate that platforms see, followed by its issuing certificates."},
+	{"key", "", false, func(i *Identity) kind { return path(&i.Key) },
+		"The PEM file of the private key. For development only: it needs insecure_file_key = true, and its file must be readable by its owner alone."},
+	{"insecure_file_key", false, false, func(i *Identity) kind { return yesNo(&i.InsecureFileKey) },
+		"Must be true while the private key is in a file, and says that this is known to be unfit for patients. Status, log and metrics repeat it."},
+}
+
+var spoolKeys = section[Spool]{
+	{"max_bytes", "64MiB", false, func(s *Spool) kind { return size(&s.MaxBytes, 1<<20, 64<<30) },
+		"How much undelivered messages may take on disk. When it is reached, waveforms go first, then the oldest periodic values, then episodic ones, alerts last; what goes is counted and reported."},
+	{"max_age", "72h", false, func(s *Spool) kind { return duration(&s.MaxAge, time.Minute, 365*day) },
+		"How long an undelivered message is kept."},
+}
+
+var destinationKeys = section[Destination]{
+	{"name", nil, true, func(d *Destination) kind { return label(&d.Name) },
+		"The name of this destination in status, logs and metrics, and of its queue in the spool. A renamed destination has a new, empty queue."},
+	{"address", nil, true, func(d *Destination) kind { return address(&d.Address) },
+		"host:port of the platform. The certificate of the platform must have this host as its common name or as a DNS name. The port is 2575 if it is left out."},
+	{"connect", "", false, func(d *Destination) kind { return optional(address(&d.Connect)) },
+		"host:port to dial instead, while the certificate must still have the host of address. Empty: address itself."},
+	{"trust", nil, true, func(d *Destination) kind { return path(&d.Trust) },
+		"The PEM file of the root certificates that the platform's chain must end in. No other root is trusted."},
+	{"receiving_application", "", false, func(d *Destination) kind { return text(&d.ReceivingApp, 20) }, "The receiving application, MSH-5.1."},
+	{"receiving_facility", "", false, func(d *Destination) kind { return text(&d.ReceivingFacility, 20) }, "The receiving facility, MSH-6.1."},
+	{"accept_ack", "AL", false, func(d *Destination) kind { return choice(&d.AcceptAck, "", "AL", "NE", "ER", "SU") },
+		"When the platform sends an accept acknowledgement, MSH-15: AL always, NE never, ER on error, SU on success. Empty together with application_ack: original mode."},
+	{"application_ack", "NE", false, func(d *Destination) kind { return choice(&d.ApplicationAck, "", "AL", "NE", "ER", "SU") },
+		"When the platform sends an application acknowledgement, MSH-16. One of the two acknowledgements must tell success, else delivery stays unknown: NE with NE is refused."},
+	{"interval", "60s", false, func(d *Destination) kind { return duration(&d.Interval, 0, day) },
+		"How often the values of a device become a message. 0s: every report of the device becomes one at once. Episodic values and alerts never wait."},
+	{"include", []any{}, false, func(d *Destination) kind { return codes(&d.Include) },
+		"The only terms that are sent, as MDC_ names or numbers. Empty: all."},
+	{"exclude", []any{}, false, func(d *Destination) kind { return codes(&d.Exclude) },
+		"The terms that are not sent, as MDC_ names or numbers."},
+	{"waveforms", false, false, func(d *Destination) kind { return yesNo(&d.Waveforms) },
+		"Whether waveforms are sent."},
+	{"patient", "device", false, func(d *Destination) kind { return choice(&d.Patient, "device", "unknown", "omit") },
+		"Whose values they are, PID: device sends the identity that was entered at the device, unknown always sends the unknown patient of IHE PCD, omit sends no identity for the platform to find by location."},
+	{"assigning_authority", "", false, func(d *Destination) kind { return text(&d.AssigningAuthority, 20) },
+		"Who assigned the patient identifiers that the device knows, PID-3.4."},
+	{"ack_timeout", "10s", false, func(d *Destination) kind { return duration(&d.AckTimeout, 100*time.Millisecond, 5*time.Minute) },
+		"How long an acknowledgement may take. After it the connection is closed and the message sent again with the same control ID."},
+	{"connect_timeout", "10s", false, func(d *Destination) kind { return duration(&d.ConnectTimeout, 100*time.Millisecond, 5*time.Minute) },
+		"How long connecting and the TLS handshake may take together."},
+	{"idle_timeout", "5m", false, func(d *Destination) kind { return duration(&d.IdleTimeout, time.Second, day) },
+		"After how long without a message the connection is closed."},
+	{"pacing", "0s", false, func(d *Destination) kind { return duration(&d.Pacing, 0, time.Minute) },
+		"The least time between two messages, for platforms that cannot take a full queue at once."},
+	{"on_reject", "continue", false, func(d *Destination) kind { return choice(&d.OnReject, "continue", "halt") },
+		"What happens after AR or CR: continue puts the message into quarantine and goes on, halt stops the queue until an operator releases or drops it."},
+	{"strict_ack", false, false, func(d *Destination) kind { return yesNo(&d.StrictAck) },
+		"Whether the letter of the acknowledgement must fit the mode that was asked for. Platforms that answer AA where CA is due are common, so that false takes either."},
+}
+
+var portKeys = section[Port]{
+	{"name", nil, true, func(p *Port) kind { return label(&p.Name) },
+		"The name of this port in status, logs and metrics."},
+	{"device", nil, true, func(p *Port) kind { return device(&p.Device) },
+		"Where the device is: a path below /dev/serial/by-path or by-id, tcp://host:port for a serial server, udp://host or udp://host:port for a device on the network."},
+	{"driver", nil, true, func(p *Port) kind { return text(&p.Driver, 32) },
+		"The protocol of the device. gatewayd check --explain port.options lists the drivers."},
+	{"line", "", false, func(p *Port) kind { return optional(line(&p.Line)) },
+		"The settings of a serial line. Empty or auto: those that are usual for the driver, tried one after the other."},
+	{"listen_only", false, false, func(p *Port) kind { return yesNo(&p.ListenOnly) },
+		"Whether nothing may be transmitted to the device. Only for drivers whose devices talk unasked."},
+	{"allow_simulated", false, false, func(p *Port) kind { return yesNo(&p.AllowSimulated) },
+		"Whether values that the device marks as demonstration or test are sent. For demonstrations only: a platform may take them for a patient's."},
+	{"device_eui64", "", false, func(p *Port) kind { return optional(eui64(&p.DeviceEUI64)) },
+		"The EUI-64 of the device, where the device itself tells none."},
+	{"device_timezone", "", false, func(p *Port) kind { return optional(zone(&p.DeviceZone)) },
+		"The time zone that the clock of the device shows. Empty: that of the gateway."},
+	{"record", "", false, func(p *Port) kind { return path(&p.Record) },
+		"A file to which everything the device sends is recorded, patient identifiers included. For support only."},
+}
+
+var locationKeys = section[Location]{
+	{"point_of_care", "", false, func(l *Location) kind { return text(&l.PointOfCare, 20) }, "The ward or unit, PV1-3.1."},
+	{"room", "", false, func(l *Location) kind { return text(&l.Room, 20) }, "The room, PV1-3.2."},
+	{"bed", "", false, func(l *Location) kind { return text(&l.Bed, 20) }, "The bed, PV1-3.3."},
+	{"facility", "", false, func(l *Location) kind { return text(&l.Facility, 20) }, "The facility, PV1-3.4."},
+}
