@@ -1,0 +1,638 @@
+package spool
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// An op is one change that somebody waits for.
+type op struct {
+	kind   opKind
+	entry  *Entry
+	owned  Entry  // what entry points to, where the op is used again
+	queue  string // of the queue that asks, "" for the operator
+	id     uint64
+	reason string
+	err    error
+	done   chan struct{}
+}
+
+type opKind uint8
+
+const (
+	opEnqueue opKind = iota
+	opAccepted
+	opQuarantine
+	opRelease
+	opDrop
+	opCheck // the file is opened anew, which salvages what is damaged
+)
+
+// The most that one transaction takes: it is all in memory until it is written.
+const (
+	batchOps   = 256
+	batchBytes = 4 << 20
+)
+
+// A plan is what one transaction will do. Nothing of the index changes before the
+// transaction is durable, but that items are held.
+type plan struct {
+	index   *index
+	ops     []*op // that succeed with it
+	refused []*op // that fail whatever becomes of it
+	adds    []add
+	removes []removal
+	moves   []marked // that change between live and quarantined
+	notes   []marked
+	counts  map[*queueIndex]counts
+	rate    rate
+	bytes   int64 // that are added
+	now     time.Duration
+	stored  time.Time
+	drops   []Drop
+}
+
+type add struct {
+	it    *item
+	entry *Entry
+}
+
+// marked is an item with the mark that it gets.
+type marked struct {
+	it   *item
+	mark mark
+}
+
+type removal struct {
+	it      *item
+	mark    bool // it may have one
+	cause   dropCause
+	dropped bool // not accepted
+	why     string
+}
+
+// submit hands an op to the committer.
+func (s *Spool) submit(o *op) error {
+	if s.readOnly {
+		return ErrReadOnly
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return ErrClosed
+	}
+	s.waiting = append(s.waiting, o)
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// do hands in an op and waits until it is durable.
+func (s *Spool) do(o *op) error {
+	o.done = make(chan struct{}, 1)
+	if err := s.submit(o); err != nil {
+		return err
+	}
+	<-o.done
+	return o.err
+}
+
+// withdraw takes an op back that the committer has not begun.
+func (s *Spool) withdraw(o *op) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := slices.Index(s.waiting, o)
+	if at < 0 {
+		return false
+	}
+	s.waiting = slices.Delete(s.waiting, at, at+1)
+	return true
+}
+
+// expiryCheck is how often entries are looked at for their age when nothing else happens.
+const expiryCheck = time.Minute
+
+// run is the committer: the only one who writes.
+func (s *Spool) run() {
+	defer close(s.stopped)
+	tick := time.NewTicker(expiryCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.wake:
+			s.drain()
+		case <-tick.C:
+			s.tidy()
+		case <-s.stop:
+			s.drain()
+			s.tidy()
+			return
+		}
+	}
+}
+
+// drain commits group after group until nobody waits.
+func (s *Spool) drain() {
+	for {
+		batch := s.gather()
+		if len(batch) == 0 {
+			return
+		}
+		s.commit(batch)
+	}
+}
+
+// gather takes those who wait. The writers of the group before were told just now, and
+// most come back at once with the next message: they are let run first, as long as more
+// come, so that they make one group and not two that wait for each other. It takes
+// microseconds, no timer.
+func (s *Spool) gather() []*op {
+	for idle, seen := 0, 0; idle < 2; {
+		s.mu.Lock()
+		n := len(s.waiting)
+		s.mu.Unlock()
+		if n >= s.group || n >= batchOps {
+			break
+		}
+		if n > seen {
+			idle, seen = 0, n
+		} else {
+			idle++
+		}
+		runtime.Gosched()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, size := 0, 0
+	for n < len(s.waiting) && n < batchOps && (n == 0 || size < batchBytes) {
+		if e := s.waiting[n].entry; e != nil {
+			size += len(e.Payload)
+		}
+		n++
+	}
+	batch := append(s.batch[:0], s.waiting[:n]...)
+	s.waiting = slices.Delete(s.waiting, 0, n)
+	s.batch, s.group = batch, n
+	return batch
+}
+
+// tidy drops what is too old and saves notes, where no commit did so on its way.
+func (s *Spool) tidy() {
+	s.mu.Lock()
+	x, now := s.index, s.o.Now()
+	need := len(x.unsaved) > 0
+	x.expired(x.since(now), s.o.MaxAge, func(*item) { need = true })
+	s.mu.Unlock()
+	if need {
+		s.commit(nil)
+	}
+}
+
+// commit makes a group durable, then tells everybody in it.
+func (s *Spool) commit(batch []*op) {
+	check := slices.ContainsFunc(batch, func(o *op) bool { return o.kind == opCheck })
+	if (check || s.store == nil) && !s.reopen() {
+		s.fail(batch)
+		return
+	}
+	s.mu.Lock()
+	p := s.plan(batch, true)
+	s.mu.Unlock()
+	err := s.perform(p)
+	if err != nil && len(p.adds) > 0 && len(p.ops) > len(p.adds) && s.store != nil {
+		p, err = s.withoutAdds(p, err)
+	}
+	s.settle(p, err)
+	s.tell(p)
+}
+
+// withoutAdds tries again with what only removes: that needs no room on the disk.
+func (s *Spool) withoutAdds(p *plan, err error) (*plan, error) {
+	s.mu.Lock()
+	s.letGo(p)
+	var rest []*op
+	for _, o := range p.ops {
+		if o.kind == opEnqueue {
+			o.err = err
+			p.refused = append(p.refused, o)
+		} else {
+			rest = append(rest, o)
+		}
+	}
+	again := s.plan(rest, true)
+	again.refused = append(again.refused, p.refused...)
+	s.mu.Unlock()
+	return again, s.perform(again)
+}
+
+func (s *Spool) fail(ops []*op) {
+	for _, o := range ops {
+		o.err = s.failing
+		o.done <- struct{}{}
+	}
+}
+
+// plan decides what the transaction does. An op that meets an item which the
+// transaction holds already goes back, to come after it; where only its age holds the
+// item, the op goes first.
+func (s *Spool) plan(batch []*op, expire bool) *plan {
+	now := s.o.Now()
+	x := s.index
+	p := &plan{index: x, now: x.since(now), stored: now, counts: map[*queueIndex]counts{}, rate: x.rate}
+	if expire {
+		x.expired(p.now, s.o.MaxAge, func(it *item) { p.drop(x, it, causeExpired, "") })
+	}
+	for i, o := range batch {
+		done := false
+		switch o.kind {
+		case opEnqueue:
+			done = s.planAdd(p, o)
+		case opCheck:
+			done = p.accept(o)
+		default:
+			done = s.planChange(p, o)
+		}
+		if !done && i == 0 && expire {
+			s.letGo(p)
+			return s.plan(batch, false)
+		}
+		if !done {
+			s.waiting = slices.Insert(s.waiting, 0, batch[i:]...)
+			break
+		}
+	}
+	for _, it := range x.unsaved {
+		if !it.dead && !it.held && it.note.unsaved {
+			p.notes = append(p.notes, marked{it, it.mark(it.state)})
+			it.note.unsaved = false
+		}
+	}
+	x.unsaved = nil
+	return p
+}
+
+// count gives the counts of a queue as they will be.
+func (p *plan) count(q *queueIndex, f func(*counts)) {
+	c, ok := p.counts[q]
+	if !ok {
+		c = q.counts
+	}
+	f(&c)
+	p.counts[q] = c
+}
+
+// drop plans to give an item up.
+func (p *plan) drop(x *index, it *item, cause dropCause, why string) {
+	x.hold(it, true)
+	p.removes = append(p.removes, removal{it: it, mark: it.note != nil, cause: cause, dropped: true, why: why})
+	p.count(it.queue, func(c *counts) { c.dropped[cause]++ })
+}
+
+func (p *plan) accept(o *op) bool {
+	p.ops = append(p.ops, o)
+	return true
+}
+
+func (p *plan) refuse(o *op, err error) bool {
+	o.err = err
+	p.refused = append(p.refused, o)
+	return true
+}
+
+// planAdd plans a new entry, and what must go for it.
+func (s *Spool) planAdd(p *plan, o *op) bool {
+	x, e := s.index, o.entry
+	hash := x.hash(e.Queue, e.ControlID)
+	for _, a := range p.adds {
+		if a.it.hash == hash {
+			return false // judged when that one is in
+		}
+	}
+	if id, ok := x.control[hash]; ok {
+		if x.items[id].held {
+			return false
+		}
+		if s.sameControl(id, e) {
+			return p.refuse(o, fmt.Errorf("%w: %q is entry %d of queue %q", ErrDuplicate, e.ControlID, id, e.Queue))
+		}
+	}
+	size := int64(recordSize(e) + recordExtra)
+	victims, ok := s.makeRoom(p, e.Class, size)
+	if !ok && len(p.adds) > 0 {
+		return false // when those are in, the rule may give them up
+	}
+	if !ok {
+		x.queue(e.Queue).noRoom++
+		return p.refuse(o, fmt.Errorf("%w: %d of %d bytes are used, and the rule (waveforms first, then periodic, episodic, alerts; the oldest first) gives up nothing for this entry", ErrFull, x.bytes, s.o.MaxBytes))
+	}
+	for _, it := range victims {
+		p.drop(x, it, causeFull, "")
+	}
+	x.last++
+	it := &item{id: x.last, made: e.Made.UnixMicro(), born: p.now, hash: hash, size: size, queue: x.queue(e.Queue), class: e.Class}
+	p.adds = append(p.adds, add{it, e})
+	p.bytes += size
+	p.rate.add(p.now, size)
+	p.count(it.queue, func(c *counts) { c.enqueued++ })
+	o.id = it.id
+	return p.accept(o)
+}
+
+// makeRoom finds what must go for size bytes, false where the rule gives not enough.
+func (s *Spool) makeRoom(p *plan, class Class, size int64) ([]*item, bool) {
+	x := s.index
+	var victims []*item
+	for x.bytes-x.held+p.bytes+size > s.o.MaxBytes {
+		it := x.victim(class)
+		if it == nil {
+			for _, v := range victims {
+				v.held = false
+				x.held -= v.size
+			}
+			return nil, false
+		}
+		x.hold(it, true)
+		victims = append(victims, it)
+	}
+	for _, v := range victims { // held again by drop
+		x.held -= v.size
+	}
+	return victims, true
+}
+
+// sameControl tells a control ID that is there from one that has the same hash.
+func (s *Spool) sameControl(id uint64, e *Entry) bool {
+	v, err := s.store.get(nil, id)
+	if err != nil {
+		return true
+	}
+	h, _, err := parseRecord(v)
+	return err != nil || string(h.queue) == e.Queue && string(h.control) == e.ControlID
+}
+
+// planChange plans a change of an entry that is there.
+func (s *Spool) planChange(p *plan, o *op) bool {
+	x := s.index
+	it := x.items[o.id]
+	if it == nil || o.queue != "" && it.queue.name != o.queue {
+		return p.refuse(o, fmt.Errorf("%w: %d", ErrNotFound, o.id))
+	}
+	if it.held {
+		return false
+	}
+	switch o.kind {
+	case opAccepted:
+		if it.state == Quarantined {
+			return p.refuse(o, fmt.Errorf("%w: %d is quarantined", ErrNotFound, o.id))
+		}
+		x.hold(it, true)
+		p.removes = append(p.removes, removal{it: it, mark: it.note != nil})
+		p.count(it.queue, func(c *counts) { c.accepted++ })
+	case opQuarantine:
+		it.annotate(o.reason)
+		s.planQuarantine(p, it)
+	case opRelease:
+		if it.state != Quarantined {
+			return p.refuse(o, fmt.Errorf("entry %d is not quarantined", o.id))
+		}
+		x.hold(it, false)
+		p.moves = append(p.moves, marked{it, it.mark(Queued)})
+	case opDrop:
+		if it.state == Sent {
+			return p.refuse(o, fmt.Errorf("%w: %d; try again when it is settled", ErrInFlight, o.id))
+		}
+		p.drop(x, it, causeOperator, o.reason)
+	}
+	return p.accept(o)
+}
+
+// planQuarantine plans to set an entry aside, and gives up others where the quarantine
+// is full.
+func (s *Spool) planQuarantine(p *plan, it *item) {
+	x := s.index
+	x.hold(it, false)
+	if it.state == Quarantined {
+		return
+	}
+	left := x.refuse + it.size
+	for _, r := range p.removes {
+		if r.it.state == Quarantined {
+			left -= r.it.size
+		}
+	}
+	for _, m := range p.moves {
+		if m.mark.state == Quarantined {
+			left += m.it.size
+		}
+	}
+	for left > s.o.MaxQuarantine {
+		v := x.refusedVictim()
+		if v == nil {
+			break
+		}
+		left -= v.size
+		p.drop(x, v, causeQuarantine, "")
+	}
+	p.moves = append(p.moves, marked{it, it.mark(Quarantined)})
+}
+
+// annotate notes a reason on an item.
+func (it *item) annotate(reason string) {
+	n := note{}
+	if it.note != nil {
+		n = *it.note
+	}
+	n.reason = reason
+	it.note = &n
+}
+
+// mark is what the file is to say of the item.
+func (it *item) mark(state State) mark {
+	if it.note == nil {
+		return mark{state: state}
+	}
+	return mark{state, it.note.attempts, it.note.reason}
+}
+
+// letGo undoes what a plan holds.
+func (s *Spool) letGo(p *plan) {
+	x := p.index
+	for _, r := range p.removes {
+		r.it.held = false
+	}
+	for _, m := range p.moves {
+		m.it.held = false
+	}
+	x.held = 0
+	for _, m := range p.notes {
+		m.it.note.unsaved = true
+		x.unsaved = append(x.unsaved, m.it)
+	}
+}
+
+// perform is the transaction. After an error the file is as it was, or reopened.
+func (s *Spool) perform(p *plan) error {
+	if len(p.adds)+len(p.removes)+len(p.moves)+len(p.notes) == 0 {
+		return nil
+	}
+	if len(p.adds) > 0 {
+		if err := s.store.reserve(len(p.adds), p.bytes); err != nil {
+			return s.failed(err, 0)
+		}
+	}
+	id := 0
+	err := s.store.update(func(tx *bbolt.Tx) error { id = tx.ID(); return s.write(tx, p) })
+	return s.failed(err, id)
+}
+
+// failed judges why a transaction failed. Where the pages turn out damaged, or the
+// header may have come to the disk all the same, what is in the file decides: it is
+// opened anew.
+func (s *Spool) failed(err error, id int) error {
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrDisk, err)
+	}
+	s.mu.Lock()
+	s.failing = err
+	s.mu.Unlock()
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, errPanic) || id != 0 && s.store.txid() != id-1 {
+		s.reopen()
+	}
+	return err
+}
+
+// write does what the plan says within a transaction.
+func (s *Spool) write(tx *bbolt.Tx, p *plan) error {
+	records, marks := tx.Bucket(recordsBucket), tx.Bucket(marksBucket)
+	records.FillPercent = 1 // keys only ever come at the end
+	p.drops = p.drops[:0]
+	for _, r := range p.removes {
+		key := idKey(r.it.id)
+		if r.dropped {
+			p.drops = append(p.drops, describeDrop(r, records.Get(key)))
+		}
+		if err := records.Delete(key); err != nil {
+			return err
+		}
+		if r.mark {
+			if err := marks.Delete(key); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.writeAdds(records, p); err != nil {
+		return err
+	}
+	for _, list := range [...][]marked{p.moves, p.notes} {
+		for _, m := range list {
+			if err := marks.Put(idKey(m.it.id), s.seal.sealMark(nil, m.it.id, m.mark)); err != nil {
+				return err
+			}
+		}
+	}
+	return writeCounts(tx.Bucket(aboutBucket), p)
+}
+
+func (s *Spool) writeAdds(records *bbolt.Bucket, p *plan) error {
+	if len(p.adds) == 0 {
+		return nil
+	}
+	// bbolt refers to the values until the commit is over: one piece of memory for all.
+	s.arena = slices.Grow(s.arena[:0], int(p.bytes))
+	for _, a := range p.adds {
+		from := len(s.arena)
+		s.arena = s.seal.sealRecord(s.arena, a.it.id, a.entry, p.stored)
+		if err := records.Put(idKey(a.it.id), s.arena[from:len(s.arena):len(s.arena)]); err != nil {
+			return err
+		}
+	}
+	return records.SetSequence(p.adds[len(p.adds)-1].it.id)
+}
+
+func writeCounts(about *bbolt.Bucket, p *plan) error {
+	for q, c := range p.counts {
+		if err := about.Put(append(bytes.Clone(countsKey), q.name...), c.append(nil)); err != nil {
+			return err
+		}
+	}
+	if len(p.adds) == 0 {
+		return nil
+	}
+	b := native.AppendUint64(nil, math.Float64bits(p.rate.bytes))
+	return about.Put(rateKey, native.AppendUint64(b, math.Float64bits(p.rate.seconds)))
+}
+
+// describeDrop is what is told of a dropped entry.
+func describeDrop(r removal, v []byte) Drop {
+	d := Drop{ID: r.it.id, Queue: r.it.queue.name, Class: r.it.class, Made: time.UnixMicro(r.it.made).UTC(), Cause: causes[r.cause], Reason: r.why}
+	if h, _, err := parseRecord(v); err == nil {
+		d.Device, d.ControlID = string(h.device), string(h.control)
+	}
+	return d
+}
+
+// settle makes the index what the file is now.
+func (s *Spool) settle(p *plan, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer p.wakeUp()
+	if err != nil {
+		s.letGo(p)
+		p.drops = nil
+		for _, o := range p.ops {
+			o.err, o.id = err, 0
+		}
+		return
+	}
+	x := p.index
+	x.held, x.rate = 0, p.rate
+	for _, r := range p.removes {
+		x.remove(r.it)
+	}
+	for _, m := range p.moves {
+		x.move(m.it, m.mark.state)
+	}
+	for q, c := range p.counts {
+		q.counts = c
+	}
+	for _, a := range p.adds {
+		x.add(a.it)
+	}
+}
+
+// wakeUp lets everybody look whose queue has changed, or stayed as it was although an
+// item of it was held.
+func (p *plan) wakeUp() {
+	for _, r := range p.removes {
+		r.it.queue.wakeUp()
+	}
+	for _, m := range p.moves {
+		m.it.queue.wakeUp()
+	}
+	for _, a := range p.adds {
+		a.it.queue.wakeUp()
+	}
+}
+
+// tell tells everybody in the group what became of their op, and of what was dropped.
+func (s *Spool) tell(p *plan) {
+	for _, o := range p.ops {
+		o.done <- struct{}{}
+	}
+	for _, o := range p.refused {
+		o.done <- struct{}{}
+	}
+	s.report(p.drops)
+}
