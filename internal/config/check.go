@@ -52,11 +52,10 @@ func (l *loader) checkDestination(f found, d *Destination) {
 	}
 }
 
-// answered reports whether success is acknowledged in some way: HL7 2.6, section
-// 2.9.2; original mode has both empty.
+// answered reports whether success is acknowledged in some way (HL7 2.6, section 2.9.2).
 func answered(accept, application string) bool {
 	success := func(s string) bool { return s == "AL" || s == "SU" }
-	return success(accept) || success(application) || accept == "" && application == ""
+	return success(accept) || success(application)
 }
 
 func ackKey(f found) string {

@@ -160,8 +160,8 @@ connect = "127.0.0.1:9"
 trust = "roots.pem"
 receiving_application = "RA"
 receiving_facility = "RF"
-accept_ack = ""
-application_ack = ""
+accept_ack = "NE"
+application_ack = "AL"
 interval = "0s"
 include = ["MDC_PULS_OXIM_SAT_O2", 147842]
 exclude = ["MDC_TEMP"]
@@ -207,7 +207,7 @@ poll = "2s"
 		Gateway:  Gateway{"G", 0x0123456789ABCDEF, "F", "/etc/g/state", "/etc/g/s.sock", slog.LevelDebug, berlin},
 		Identity: Identity{"/etc/g/device.pem", "/etc/g/device.key", true},
 		Spool:    Spool{2 << 30, 90 * time.Minute},
-		Destinations: []Destination{{"p", "[::1]:2575", "127.0.0.1:9", "/etc/g/roots.pem", "RA", "RF", "", "", 0,
+		Destinations: []Destination{{"p", "[::1]:2575", "127.0.0.1:9", "/etc/g/roots.pem", "RA", "RF", "NE", "AL", 0,
 			[]mdc.Code{spo2.Code, 147842}, []mdc.Code{temp.Code}, true, "omit", "AA",
 			time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Millisecond, "halt", true}},
 		Ports: []Port{
@@ -228,6 +228,8 @@ func TestFaultsAreNamedWithTheirPlaceAndTheNextStep(t *testing.T) {
 		"a key far from any other":        {`[identity]`, "zzzzzzzzzz = 1\n[identity]", `:6:1: gateway.zzzzzzzzzz: there is no such key; here are possible: name, eui64`},
 		"a number for a text":             {`"GW_DEMO"`, `7`, `:3:8: gateway.name: is a number; write it in quotes`},
 		"a name too long for HD-1":        {`"GW_DEMO"`, `"GATEWAY_OF_THE_INTENSIVE_CARE"`, `:3:8: gateway.name: has 29 characters; write at most 20`},
+		"a designator of two parts":       {`[identity]`, "facility = \"H^1.2\"\n[identity]", `gateway.facility: "H^1.2" is no designator; write a name, or`},
+		"a designator with a long name":   {`[identity]`, "facility = \"HOSPITAL_OF_THE_WHOLE_CITY^1.2^ISO\"\n[identity]", `has a name of 26 characters; write at most 20`},
 		"a control character":             {`"GW_DEMO"`, `"GW\u0007"`, `gateway.name: holds a control character`},
 		"an EUI-64 of zeroes":             {`0123456789ABCDEF`, `0000000000000000`, `:4:9: gateway.eui64: "0000000000000000" is no EUI-64; write 16`},
 		"a text for a flag":               {`insecure_file_key = true`, `insecure_file_key = "yes"`, `identity.insecure_file_key: is a text; write true or false`},

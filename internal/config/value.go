@@ -71,6 +71,22 @@ func text(p *string, limit int) kind {
 	})
 }
 
+// assigner is a hierarchic designator (HD): a name of at most 20 characters, or
+// name^id^type.
+func assigner(p *string) kind {
+	return ofText("name of at most 20 characters, or name^id^type", `"HOSPITAL_A"`, func(_ *loader, s string) error {
+		parts := strings.Split(s, "^")
+		if n := len([]rune(parts[0])); n > 20 {
+			return fmt.Errorf("has a name of %d characters; write at most 20", n)
+		}
+		if len(parts) != 1 && len(parts) != 3 || strings.ContainsFunc(s, unicode.IsControl) || strings.ContainsAny(s, `|~\&`) || len(s) > 227 {
+			return fmt.Errorf("%.60q is no designator; write a name, or name^id^type such as HOSPITAL_A^1.2.3^ISO", s)
+		}
+		*p = s
+		return nil
+	})
+}
+
 // label is a name that goes into metrics, logs and file names.
 func label(p *string) kind {
 	return ofText("name", `"bed-1"`, func(_ *loader, s string) error {
