@@ -111,8 +111,8 @@ type Options struct {
 // A Message is one message, ready for the spool.
 type Message struct {
 	Class     Class
-	ControlID string
-	Made      time.Time
+	ControlID []byte    // MSH-10
+	Made      time.Time // MSH-7
 	// Bytes are the segments, each ended by CR. They and ControlID are
 	// borrowed: they are valid only during the call of emit.
 	Bytes []byte
