@@ -1,10 +1,14 @@
 package port
 
 import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"net/netip"
 	"time"
 )
 
@@ -58,17 +62,90 @@ func ParseFormat(s string) (Format, error) {
 type ReadOptions struct {
 	Format Format
 	// UDPPort is the port of the device in a network capture: what comes from
-	// it is of the device, what goes to it is to the device.
+	// it is of the device, what goes to it is to the device. What a device
+	// sends to a group or to all is its own, too, from whatever port.
 	UDPPort int
+	// Device is the address of the device in a network capture of several;
+	// zero is the first that has UDPPort.
+	Device netip.Addr
 }
 
-// ErrTorn is the error of a recording whose end is missing, as a power cut
-// leaves it. All that came before it was read and is right.
-var ErrTorn = errors.New("the end of the recording is cut off")
+// ErrTorn is the error of a recording from which something is missing: the end,
+// as a power cut leaves it, or a packet that was not captured whole. What was
+// read before is right, and reading goes on behind it.
+var ErrTorn = errors.New("a part of the recording is missing")
+
+// The bounds of what a recording may ask for. The largest UDP payload is 65507 bytes.
+const (
+	maxRecord = 1 << 16
+	maxLine   = 1 << 20
+	rawPiece  = 1 << 12
+)
 
 // ReadRecording reads a recording record by record. The data of a record is
-// valid until the next. After an error there is nothing more; ErrTorn (see
-// errors.Is) as the last is a warning rather than an error.
+// valid until the next. An error that is ErrTorn (see errors.Is) is a warning
+// and more may follow; any other error is the end.
 func ReadRecording(r io.Reader, o ReadOptions) iter.Seq2[Record, error] {
-	return func(yield func(Record, error) bool) {}
+	return func(yield func(Record, error) bool) {
+		in := bufio.NewReaderSize(r, maxLine)
+		format := o.Format
+		if format == FormatAuto {
+			format = detect(in)
+		}
+		switch format {
+		case FormatPcap:
+			readCapture(in, o, yield)
+		case FormatHex:
+			readText(in, yield)
+		default:
+			readRaw(in, yield)
+		}
+	}
+}
+
+// detect tells the format by the first bytes.
+func detect(in *bufio.Reader) Format {
+	head, _ := in.Peek(rawPiece) // less is there in a short recording, and enough
+	if len(head) >= 4 {
+		if _, _, ok := pcapMagic(head); ok || binary.BigEndian.Uint32(head) == ngSection {
+			return FormatPcap
+		}
+	}
+	if bytes.HasPrefix(head, []byte(recordingHeader)) {
+		return FormatHex
+	}
+	whole, found := len(head) < rawPiece, false
+	for line := range bytes.Lines(head) {
+		if !whole && !bytes.HasSuffix(line, []byte{'\n'}) {
+			break
+		}
+		var t textReader
+		switch _, kind, err := t.parse(line, false); {
+		case err != nil:
+			return FormatRaw
+		case kind != lineEmpty:
+			found = true
+		}
+	}
+	if found {
+		return FormatHex
+	}
+	return FormatRaw
+}
+
+func readRaw(in io.Reader, yield func(Record, error) bool) {
+	buf := make([]byte, rawPiece)
+	for {
+		n, err := io.ReadFull(in, buf)
+		if n > 0 && !yield(Record{Direction: FromDevice, Data: buf[:n]}, nil) {
+			return
+		}
+		switch {
+		case err == io.EOF || err == io.ErrUnexpectedEOF:
+			return
+		case err != nil:
+			yield(Record{}, fmt.Errorf("cannot read the recording: %w", err))
+			return
+		}
+	}
 }
