@@ -139,6 +139,9 @@ func nibble(c byte) byte {
 // become \Xhh\. So no text can end a segment, a field or a block of MLLP.
 func AppendEscaped(dst []byte, s string) []byte { return appendEscaped(dst, s, Standard) }
 
+// AppendEscapedBytes is AppendEscaped for bytes.
+func AppendEscapedBytes(dst, s []byte) []byte { return appendEscaped(dst, s, Standard) }
+
 func appendEscaped[T ~string | ~[]byte](dst []byte, s T, d Delimiters) []byte {
 	clean := 0
 	for i := 0; i < len(s); {
