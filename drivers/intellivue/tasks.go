@@ -290,6 +290,9 @@ func (m *machine) listAnswer(now time.Time, d *pdu) drivers.Frame {
 	if !ok {
 		return drivers.FrameMalformed
 	}
+	if i < 0 && m.listenOnly {
+		return drivers.FrameGood
+	}
 	if i < 0 {
 		return drivers.FrameUnexpected
 	}
