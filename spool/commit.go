@@ -1,15 +1,11 @@
 package spool
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"math"
 	"runtime"
 	"slices"
 	"time"
-
-	"go.etcd.io/bbolt"
 )
 
 // An op is one change that somebody waits for.
@@ -57,22 +53,24 @@ type plan struct {
 	now     time.Duration
 	stored  time.Time
 	drops   []Drop
+	inTree  bool // it did not go by the journal
 }
 
 type add struct {
-	it    *item
-	entry *Entry
+	it     *item
+	entry  *Entry
+	record []byte
 }
 
 // marked is an item with the mark that it gets.
 type marked struct {
-	it   *item
-	mark mark
+	it     *item
+	mark   mark
+	sealed []byte
 }
 
 type removal struct {
 	it      *item
-	mark    bool // it may have one
 	cause   dropCause
 	dropped bool // not accepted
 	why     string
@@ -135,6 +133,9 @@ func (s *Spool) run() {
 		case <-s.stop:
 			s.drain()
 			s.tidy()
+			if s.store != nil && s.journal.at > 0 {
+				s.checkpoint() // where it fails the journal is durable as it is
+			}
 			return
 		}
 	}
@@ -272,7 +273,7 @@ func (s *Spool) plan(batch []*op, expire bool) *plan {
 	}
 	for _, it := range x.unsaved {
 		if !it.dead && !it.held && it.note.unsaved {
-			p.notes = append(p.notes, marked{it, it.mark(it.state)})
+			p.notes = append(p.notes, marked{it: it, mark: it.mark(it.state)})
 			it.note.unsaved = false
 		}
 	}
@@ -293,7 +294,7 @@ func (p *plan) count(q *queueIndex, f func(*counts)) {
 // drop plans to give an item up.
 func (p *plan) drop(x *index, it *item, cause dropCause, why string) {
 	x.hold(it, true)
-	p.removes = append(p.removes, removal{it: it, mark: it.note != nil, cause: cause, dropped: true, why: why})
+	p.removes = append(p.removes, removal{it: it, cause: cause, dropped: true, why: why})
 	p.count(it.queue, func(c *counts) { c.dropped[cause]++ })
 }
 
@@ -339,7 +340,7 @@ func (s *Spool) planAdd(p *plan, o *op) bool {
 	}
 	x.last++
 	it := &item{id: x.last, made: e.Made.UnixMicro(), born: p.now, hash: hash, size: size, queue: x.queue(e.Queue), class: e.Class}
-	p.adds = append(p.adds, add{it, e})
+	p.adds = append(p.adds, add{it: it, entry: e})
 	p.bytes += size
 	p.rate.add(p.now, size)
 	p.count(it.queue, func(c *counts) { c.enqueued++ })
@@ -371,7 +372,7 @@ func (s *Spool) makeRoom(p *plan, class Class, size int64) ([]*item, bool) {
 
 // sameControl tells a control ID that is there from one that has the same hash.
 func (s *Spool) sameControl(id uint64, e *Entry) bool {
-	v, err := s.store.get(nil, id)
+	v, err := s.record(id)
 	if err != nil {
 		return true
 	}
@@ -395,7 +396,7 @@ func (s *Spool) planChange(p *plan, o *op) bool {
 			return p.refuse(o, fmt.Errorf("%w: %d is quarantined", ErrNotFound, o.id))
 		}
 		x.hold(it, true)
-		p.removes = append(p.removes, removal{it: it, mark: it.note != nil})
+		p.removes = append(p.removes, removal{it: it})
 		p.count(it.queue, func(c *counts) { c.accepted++ })
 	case opQuarantine:
 		it.annotate(o.reason)
@@ -405,7 +406,7 @@ func (s *Spool) planChange(p *plan, o *op) bool {
 			return p.refuse(o, fmt.Errorf("entry %d is not quarantined", o.id))
 		}
 		x.hold(it, false)
-		p.moves = append(p.moves, marked{it, it.mark(Queued)})
+		p.moves = append(p.moves, marked{it: it, mark: it.mark(Queued)})
 	case opDrop:
 		if it.state == Sent {
 			return p.refuse(o, fmt.Errorf("%w: %d; try again when it is settled", ErrInFlight, o.id))
@@ -442,7 +443,7 @@ func (s *Spool) planQuarantine(p *plan, it *item) {
 		left -= v.size
 		p.drop(x, v, causeQuarantine, "")
 	}
-	p.moves = append(p.moves, marked{it, it.mark(Quarantined)})
+	p.moves = append(p.moves, marked{it: it, mark: it.mark(Quarantined)})
 }
 
 // annotate notes a reason on an item.
@@ -479,19 +480,110 @@ func (s *Spool) letGo(p *plan) {
 	}
 }
 
-// perform is the transaction. After an error the file is as it was, or reopened.
+// perform makes the plan durable. After an error the files are as they were, or reopened.
 func (s *Spool) perform(p *plan) error {
 	if len(p.adds)+len(p.removes)+len(p.moves)+len(p.notes) == 0 {
 		return nil
 	}
+	s.describeDrops(p)
+	s.build(p)
 	if len(p.adds) > 0 {
-		if err := s.store.reserve(len(p.adds), p.bytes); err != nil {
+		if err := s.reserve(len(p.adds), p.bytes); err != nil {
 			return s.failed(err, 0)
 		}
 	}
-	id := 0
-	err := s.store.update(func(tx *bbolt.Tx) error { id = tx.ID(); return s.write(tx, p) })
-	return s.failed(err, id)
+	if !s.journal.fits() {
+		if err := s.checkpoint(); err != nil {
+			return err
+		}
+		if int64(len(s.journal.buf)) > s.journal.size {
+			return s.direct(p)
+		}
+	}
+	return s.failed(s.journal.commit(), 0)
+}
+
+// build makes the block of the plan.
+func (s *Spool) build(p *plan) {
+	j := s.journal
+	j.begin()
+	for _, r := range p.removes {
+		how := byte(0)
+		if r.dropped {
+			how = byte(r.cause) + 1
+		}
+		j.change(changeRemove, r.it.id, []byte{how})
+	}
+	slab := make([]byte, 0, p.bytes) // what next reads until the journal is full
+	for i := range p.adds {
+		a := &p.adds[i]
+		from := len(slab)
+		slab = s.seal.sealRecord(slab, a.it.id, a.entry, p.stored)
+		a.record = slab[from:len(slab):len(slab)]
+		j.change(changeAdd, a.it.id, a.record)
+	}
+	for _, list := range [...][]marked{p.moves, p.notes} {
+		for i := range list {
+			m := &list[i]
+			m.sealed = s.seal.sealMark(nil, m.it.id, m.mark)
+			j.change(changeMark, m.it.id, m.sealed)
+		}
+	}
+}
+
+// overlay puts what the plan did into the overlay.
+func (p *plan) overlay(o *overlay) {
+	for _, r := range p.removes {
+		o.remove(r.it.id)
+	}
+	for _, a := range p.adds {
+		o.add(a.it.id, a.record)
+	}
+	for _, list := range [...][]marked{p.moves, p.notes} {
+		for _, m := range list {
+			o.marks[m.it.id] = m.sealed
+		}
+	}
+}
+
+// reserve makes sure that the tree can take what is in the journal, and the plan: so
+// that a full disk is met before anything is promised, and not after.
+func (s *Spool) reserve(records int, bytes int64) error {
+	return s.store.reserve(records+len(s.over.records), bytes+s.over.bytes)
+}
+
+// checkpoint brings what the journal holds into the tree, and begins the journal anew.
+func (s *Spool) checkpoint() error {
+	if err := s.transact(s.over, nil); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = newOverlay()
+	return nil
+}
+
+// direct brings a plan that is larger than the journal into the tree. The journal is
+// empty.
+func (s *Spool) direct(p *plan) error {
+	o := newOverlay()
+	p.overlay(o)
+	p.inTree = true
+	return s.transact(o, p.counts)
+}
+
+// transact brings an overlay into the tree, with the counts as they are then, and begins
+// the generation of the journal that follows.
+func (s *Spool) transact(o *overlay, planned map[*queueIndex]counts) error {
+	s.mu.Lock()
+	t := s.index.totals(planned)
+	s.mu.Unlock()
+	g, id, err := s.store.absorb(o, t, s.o.Random)
+	if err = s.failed(err, id); err != nil {
+		return err
+	}
+	s.journal.restart(g)
+	return nil
 }
 
 // failed judges why a transaction failed. Where the pages turn out damaged, or the
@@ -513,65 +605,24 @@ func (s *Spool) failed(err error, id int) error {
 	return err
 }
 
-// write does what the plan says within a transaction.
-func (s *Spool) write(tx *bbolt.Tx, p *plan) error {
-	records, marks := tx.Bucket(recordsBucket), tx.Bucket(marksBucket)
-	records.FillPercent = 1 // keys only ever come at the end
+// describeDrops reads what is told of the dropped entries, while it is there.
+func (s *Spool) describeDrops(p *plan) {
 	p.drops = p.drops[:0]
 	for _, r := range p.removes {
-		key := idKey(r.it.id)
 		if r.dropped {
-			p.drops = append(p.drops, describeDrop(r, records.Get(key)))
-		}
-		if err := records.Delete(key); err != nil {
-			return err
-		}
-		if r.mark {
-			if err := marks.Delete(key); err != nil {
-				return err
-			}
+			v, _ := s.record(r.it.id)
+			p.drops = append(p.drops, describeDrop(r, v))
 		}
 	}
-	if err := s.writeAdds(records, p); err != nil {
-		return err
-	}
-	for _, list := range [...][]marked{p.moves, p.notes} {
-		for _, m := range list {
-			if err := marks.Put(idKey(m.it.id), s.seal.sealMark(nil, m.it.id, m.mark)); err != nil {
-				return err
-			}
-		}
-	}
-	return writeCounts(tx.Bucket(aboutBucket), p)
 }
 
-func (s *Spool) writeAdds(records *bbolt.Bucket, p *plan) error {
-	if len(p.adds) == 0 {
-		return nil
+// record reads a record from the journal or the tree. It is for those who hold access,
+// or are the committer.
+func (s *Spool) record(id uint64) ([]byte, error) {
+	if v, ok := s.over.records[id]; ok {
+		return v, nil
 	}
-	// bbolt refers to the values until the commit is over: one piece of memory for all.
-	s.arena = slices.Grow(s.arena[:0], int(p.bytes))
-	for _, a := range p.adds {
-		from := len(s.arena)
-		s.arena = s.seal.sealRecord(s.arena, a.it.id, a.entry, p.stored)
-		if err := records.Put(idKey(a.it.id), s.arena[from:len(s.arena):len(s.arena)]); err != nil {
-			return err
-		}
-	}
-	return records.SetSequence(p.adds[len(p.adds)-1].it.id)
-}
-
-func writeCounts(about *bbolt.Bucket, p *plan) error {
-	for q, c := range p.counts {
-		if err := about.Put(append(bytes.Clone(countsKey), q.name...), c.append(nil)); err != nil {
-			return err
-		}
-	}
-	if len(p.adds) == 0 {
-		return nil
-	}
-	b := native.AppendUint64(nil, math.Float64bits(p.rate.bytes))
-	return about.Put(rateKey, native.AppendUint64(b, math.Float64bits(p.rate.seconds)))
+	return s.store.get(nil, id)
 }
 
 // describeDrop is what is told of a dropped entry.
@@ -597,6 +648,9 @@ func (s *Spool) settle(p *plan, err error) {
 		return
 	}
 	x := p.index
+	if !p.inTree {
+		p.overlay(s.over)
+	}
 	x.held, x.rate = 0, p.rate
 	for _, r := range p.removes {
 		x.remove(r.it)

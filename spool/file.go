@@ -26,6 +26,7 @@ var (
 	formatKey     = []byte("format")
 	countsKey     = []byte("counts/")
 	rateKey       = []byte("rate")
+	generationKey = []byte("generation") // of the journal that follows the tree
 )
 
 const fileFormat = "1"
@@ -35,6 +36,7 @@ type store struct {
 	file *os.File
 	db   *bbolt.DB
 	size int64 // of the file, as far as it is known to be filled
+	used int64 // of it by the tree and its free pages
 }
 
 // lockFile opens a file and locks it, waiting as long as limit. The lock goes with the
@@ -85,7 +87,7 @@ func openStore(f *os.File, readOnly bool, room int64) (st *store, err error) {
 		return nil, fmt.Errorf("the spool %s cannot be opened: %w", f.Name(), err)
 	}
 	st.db.AllocSize = growLeast
-	return st, nil
+	return st, st.measure()
 }
 
 // createStore makes a new file beside path, ready and durable but not in its place yet.
@@ -145,7 +147,8 @@ func describe(tx *bbolt.Tx, key [32]byte) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(about.Put(keyKey, keyMark(key)), about.Put(formatKey, []byte(fileFormat)))
+	return errors.Join(about.Put(keyKey, keyMark(key)), about.Put(formatKey, []byte(fileFormat)),
+		about.Put(generationKey, make([]byte, 8)))
 }
 
 // place gives the new file its name, after the old one, if any, got the name aside.
@@ -200,7 +203,15 @@ func contain(err *error) {
 func (st *store) update(f func(*bbolt.Tx) error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer contain(&err)
-	return st.db.Update(f)
+	if err := st.db.Update(f); err != nil {
+		return err
+	}
+	return st.measure()
+}
+
+// measure notes how far the file is used.
+func (st *store) measure() error {
+	return st.view(func(tx *bbolt.Tx) error { st.used = tx.Size(); return nil })
 }
 
 func (st *store) view(f func(*bbolt.Tx) error) (err error) {
@@ -247,11 +258,7 @@ const (
 
 // reserve makes sure that a transaction which writes so many records has room.
 func (st *store) reserve(records int, bytes int64) error {
-	need := int64(0)
-	if err := st.view(func(tx *bbolt.Tx) error { need = tx.Size(); return nil }); err != nil {
-		return err
-	}
-	need += 2*bytes + int64(records)*pageSize + spareRoom
+	need := st.used + 2*bytes + int64(records)*pageSize + spareRoom
 	if st.size >= need {
 		return nil
 	}

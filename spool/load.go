@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"math"
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"go.etcd.io/bbolt"
 )
@@ -31,6 +31,7 @@ type survey struct {
 	marks    map[uint64]mark
 	counts   map[string][]byte
 	rate     []byte
+	journal  []byte // its generation, nil where it is not known
 	lost     int
 	sequence uint64
 	damage   []error
@@ -71,6 +72,8 @@ func look(f *os.File, c *sealer, each func(id uint64, h header, v []byte) error)
 				s.keyOK = wrongKey == nil
 			case bytes.Equal(k, formatKey):
 				format = string(v)
+			case bytes.Equal(k, generationKey):
+				s.journal = bytes.Clone(v)
 			case bytes.Equal(k, rateKey):
 				s.rate = bytes.Clone(v)
 			case bytes.HasPrefix(k, countsKey):
@@ -90,6 +93,10 @@ func look(f *os.File, c *sealer, each func(id uint64, h header, v []byte) error)
 		w.broken("the name of its key is damaged, or it never was a spool")
 	case format != fileFormat:
 		w.broken("its format is %q, not %q: a newer gatewayd wrote it", format, fileFormat)
+	}
+	if len(s.journal) != 8 {
+		w.broken("it does not say which journal follows")
+		s.journal = nil
 	}
 	s.damage, s.sequence = w.damage, w.sequence
 	return s, w, nil
@@ -124,28 +131,63 @@ func (s *survey) mark(c *sealer, w *walker, k, v []byte) error {
 	return nil
 }
 
-// load opens the file at path, makes one where there is none, and salvages what a
-// damaged one holds into a new one.
-func (s *Spool) load() (*store, *index, Opened, error) {
-	f, err := lockFile(s.path, false, s.o.LockTimeout)
+// A loaded spool is what load gives.
+type loaded struct {
+	store   *store
+	journal *journal
+	index   *index
+	over    *overlay
+	opened  Opened
+	// generation of the journal that follows the tree, nil where it is not known.
+	generation []byte
+}
+
+// close closes what is open, where load does not come to its end.
+func (l *loaded) close() {
+	if l.store != nil {
+		l.store.close()
+	}
+	l.journal.close()
+}
+
+// load opens the files at path, makes them where there are none, and salvages what
+// damaged ones hold into new ones.
+func (s *Spool) load() (*loaded, error) {
+	l := &loaded{index: newIndex(s.o.Now()), over: newOverlay()}
+	err := s.loadTree(l)
+	if err == nil {
+		err = s.loadJournal(l)
+	}
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	l.opened.Entries = len(l.index.items)
+	return l, nil
+}
+
+func (s *Spool) loadTree(l *loaded) error {
+	f, err := lockFile(s.path, s.readOnly, s.o.LockTimeout)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return s.fresh()
-	case err != nil && isDir(s.path):
-		return s.replace(nil, nil, []error{errors.New("it is a folder")})
+	case errors.Is(err, fs.ErrNotExist) && !s.readOnly:
+		return s.fresh(l)
+	case err != nil && isDir(s.path) && !s.readOnly:
+		return s.replace(l, nil, nil, []error{errors.New("it is a folder")})
 	case err != nil:
-		return nil, nil, Opened{}, fmt.Errorf("the spool cannot be opened: %w", err)
+		return fmt.Errorf("the spool cannot be opened: %w", err)
 	}
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		f.Close()
-		return nil, nil, Opened{}, fmt.Errorf("the spool %s is no file: name another path in the configuration", s.path)
+		return fmt.Errorf("the spool %s is no file: name another path in the configuration", s.path)
 	}
-	os.Remove(s.path + ".new") // of an Open that did not come to its end
-	st, x, opened, err := s.adopt(f)
-	if err != nil {
+	if !s.readOnly {
+		os.Remove(s.path + ".new") // of an Open that did not come to its end
+	}
+	err = s.adopt(l, f)
+	if err != nil && l.store == nil {
 		f.Close()
 	}
-	return st, x, opened, err
+	return err
 }
 
 func isDir(path string) bool {
@@ -155,40 +197,124 @@ func isDir(path string) bool {
 
 // fresh makes a new file where there is none. A new file that got its content and not yet
 // its name, as the power failed between moving the damaged one aside and that, gets it.
-func (s *Spool) fresh() (*store, *index, Opened, error) {
+func (s *Spool) fresh(l *loaded) error {
 	if f, err := lockFile(s.path+".new", false, 0); err == nil {
-		if sv, _, err := look(f, s.seal, func(uint64, header, []byte) error { return nil }); err == nil && len(sv.damage) == 0 {
-			if err := place(s.path, ""); err != nil {
-				f.Close()
-				return nil, nil, Opened{}, err
+		sv, _, err := look(f, s.seal, func(uint64, header, []byte) error { return nil })
+		if err == nil && len(sv.damage) == 0 {
+			if err = place(s.path, ""); err == nil {
+				return s.adopt(l, f)
 			}
-			return s.adopt(f)
 		}
 		f.Close()
+		if errors.Is(err, ErrWrongKey) {
+			return err
+		}
 	}
-	st, err := createStore(s.path, s.o.Key, s.room(), func(*store) error { return nil })
+	var err error
+	if l.store, err = createStore(s.path, s.o.Key, s.room(), func(*store) error { return nil }); err != nil {
+		return err
+	}
+	g, _, err := l.store.absorb(l.over, l.index.totals(nil), s.o.Random)
 	if err != nil {
-		return nil, nil, Opened{}, err
+		return fmt.Errorf("%w: %w", ErrDisk, err)
 	}
-	if err := place(s.path, ""); err != nil {
-		return nil, nil, Opened{}, errors.Join(err, st.close())
+	l.generation = little.AppendUint64(nil, g)
+	if l.journal, err = createJournal(s.path+journalSuffix, s.o.journal); err != nil {
+		return err
 	}
-	return st, newIndex(s.o.Now()), Opened{}, nil
+	return place(s.path, "")
 }
 
 // adopt opens a file that is there.
-func (s *Spool) adopt(f *os.File) (*store, *index, Opened, error) {
-	x := newIndex(s.o.Now())
-	sv, w, err := look(f, s.seal, x.load)
+func (s *Spool) adopt(l *loaded, f *os.File) error {
+	sv, w, err := look(f, s.seal, l.index.load)
 	if err != nil {
-		return nil, nil, Opened{}, err
+		return err
+	}
+	if len(sv.damage) > 0 && s.readOnly {
+		return fmt.Errorf("the spool %s is %w: %s; start gatewayd, which salvages what is whole", s.path, ErrDamaged, describeDamage(sv.damage))
 	}
 	if len(sv.damage) > 0 {
-		return s.replace(f, w, sv.damage)
+		return s.replace(l, f, w, sv.damage)
 	}
-	x.finish(sv)
-	st, err := openStore(f, s.readOnly, s.room())
-	return st, x, Opened{Entries: len(x.items)}, err
+	l.index.finish(sv)
+	l.generation = sv.journal
+	l.store, err = openStore(f, s.readOnly, s.room())
+	return err
+}
+
+// loadJournal applies what the journal says beyond the tree.
+func (s *Spool) loadJournal(l *loaded) (err error) {
+	path := s.path + journalSuffix
+	if l.journal == nil {
+		if l.journal, err = openJournal(path, s.readOnly); err != nil {
+			return err
+		}
+	}
+	if l.journal == nil && !s.readOnly {
+		l.opened.note("its journal is missing")
+		if l.journal, err = createJournal(path, s.o.journal); err == nil {
+			err = syncDir(path)
+		}
+	}
+	if err != nil || l.journal == nil {
+		return err
+	}
+	r := &replayer{seal: s.seal, index: l.index, over: l.over, unsure: l.generation == nil}
+	torn, damaged := l.journal.replay(l.journal.follows(l.generation), r.apply)
+	l.opened.Lost += r.lost
+	if r.unsure {
+		l.opened.Unsure += r.found
+	}
+	if damaged {
+		l.opened.note("its journal has a damaged block")
+	}
+	if torn || damaged || r.unsure {
+		return s.absorbJournal(l, path, damaged)
+	}
+	return nil
+}
+
+// absorbJournal brings into the tree what a journal holds that cannot be continued. Where
+// the disk does not allow it, it stays where it is until the next time.
+func (s *Spool) absorbJournal(l *loaded, path string, damaged bool) error {
+	if s.readOnly {
+		return nil
+	}
+	g, _, err := l.store.absorb(l.over, l.index.totals(nil), s.o.Random)
+	if err != nil && l.generation == nil {
+		return fmt.Errorf("%w: its journal cannot be brought into the tree: %w", ErrDisk, err)
+	}
+	if err != nil {
+		s.o.Log.Warn("spool journal stays as it is, the tree cannot take it", slog.Any("error", err))
+		return nil
+	}
+	l.journal.restart(g)
+	l.over = newOverlay()
+	if !damaged {
+		return nil
+	}
+	aside := asideName(path, s.o.Now())
+	if err := os.Rename(path, aside); err != nil {
+		return fmt.Errorf("the damaged journal cannot be moved aside: %w", err)
+	}
+	if l.opened.MovedAside == "" {
+		l.opened.MovedAside = aside
+	}
+	l.journal.file.Close()
+	if l.journal, err = createJournal(path, s.o.journal); err != nil {
+		return err
+	}
+	l.journal.restart(g)
+	return syncDir(path)
+}
+
+// note adds to what was damaged.
+func (o *Opened) note(damage string) {
+	if o.Damage != "" {
+		o.Damage += "; "
+	}
+	o.Damage += damage
 }
 
 // load adds an authentic record to the index.
@@ -204,10 +330,7 @@ func (x *index) finish(sv *survey) {
 	x.last = max(x.last, sv.sequence)
 	for id, m := range sv.marks {
 		if it := x.items[id]; it != nil {
-			it.note = &note{attempts: m.attempts, reason: m.reason}
-			if m.state == Quarantined {
-				x.move(it, Quarantined)
-			}
+			x.marked(it, m)
 		}
 	}
 	for name, v := range sv.counts {
@@ -219,6 +342,17 @@ func (x *index) finish(sv *survey) {
 	}
 	if r := x.rate; !(r.bytes >= 0 && r.bytes < 1e18 && r.seconds >= 0 && r.seconds <= rateSpan.Seconds()) {
 		x.rate = rate{}
+	}
+}
+
+// marked gives an item what its mark says.
+func (x *index) marked(it *item, m mark) {
+	it.note = &note{attempts: m.attempts, reason: m.reason}
+	if (m.state == Quarantined) != (it.state == Quarantined) {
+		x.move(it, m.state)
+	}
+	if it := x.items[it.id]; it.state != Quarantined {
+		it.state = Queued // what was sent goes out again
 	}
 }
 
@@ -248,27 +382,26 @@ func parseCounts(b []byte) (c counts) {
 
 // replace makes a new file with what is authentic in the damaged one, and moves that
 // aside. f is nil where nothing can be read.
-func (s *Spool) replace(f *os.File, w *walker, damage []error) (*store, *index, Opened, error) {
-	x := newIndex(s.o.Now())
-	opened := Opened{Damage: describeDamage(damage)}
-	st, err := createStore(s.path, s.o.Key, s.room(), func(st *store) error {
+func (s *Spool) replace(l *loaded, f *os.File, w *walker, damage []error) (err error) {
+	if f != nil {
+		defer f.Close()
+	}
+	l.index, l.opened.Damage = newIndex(s.o.Now()), describeDamage(damage)
+	l.store, err = createStore(s.path, s.o.Key, s.room(), func(st *store) error {
 		if f == nil {
 			return nil
 		}
-		return s.salvage(st, f, x, &opened)
+		return s.salvage(l, st, f)
 	})
 	if err != nil {
-		return nil, nil, opened, fmt.Errorf("the spool is damaged (%s) and cannot be replaced: %w", opened.Damage, err)
+		return fmt.Errorf("the spool is damaged (%s) and cannot be replaced: %w", l.opened.Damage, err)
 	}
-	opened.MovedAside = asideName(s.path, s.o.Now())
-	if err := place(s.path, opened.MovedAside); err != nil {
-		return nil, nil, opened, errors.Join(err, st.close())
+	l.opened.MovedAside = asideName(s.path, s.o.Now())
+	if err := place(s.path, l.opened.MovedAside); err != nil {
+		return err
 	}
-	if f != nil {
-		f.Close()
-	}
-	opened.Entries, opened.Salvaged = len(x.items), len(x.items)
-	return st, x, opened, nil
+	l.opened.Salvaged = len(l.index.items)
+	return nil
 }
 
 func describeDamage(damage []error) string {
@@ -324,8 +457,8 @@ func (r *rescue) flush() error {
 // salvage carries over what is authentic in f: what can be reached stays what it was.
 // Where pages are damaged, records are also looked for in all pages that cannot be
 // reached. Those may be old copies of what was delivered, so they are quarantined.
-func (s *Spool) salvage(st *store, f *os.File, x *index, opened *Opened) error {
-	r := &rescue{st: st}
+func (s *Spool) salvage(l *loaded, st *store, f *os.File) error {
+	x, r := l.index, &rescue{st: st}
 	sv, w, err := look(f, s.seal, func(id uint64, h header, v []byte) error {
 		if x.items[id] != nil {
 			return nil
@@ -337,10 +470,10 @@ func (s *Spool) salvage(st *store, f *os.File, x *index, opened *Opened) error {
 		return err
 	}
 	x.finish(sv)
-	if err := s.salvageOrphans(r, f, w, x, opened); err != nil {
+	if err := s.salvageOrphans(r, f, w, l); err != nil {
 		return err
 	}
-	opened.Lost = sv.lost
+	l.opened.Lost, l.generation = sv.lost, sv.journal
 	if err := r.flush(); err != nil {
 		return err
 	}
@@ -349,7 +482,8 @@ func (s *Spool) salvage(st *store, f *os.File, x *index, opened *Opened) error {
 
 // salvageOrphans quarantines the records of pages that cannot be reached, the newest
 // ones, as many as the quarantine takes.
-func (s *Spool) salvageOrphans(r *rescue, f *os.File, w *walker, x *index, opened *Opened) error {
+func (s *Spool) salvageOrphans(r *rescue, f *os.File, w *walker, l *loaded) error {
+	x := l.index
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -370,15 +504,14 @@ func (s *Spool) salvageOrphans(r *rescue, f *os.File, w *walker, x *index, opene
 	for _, o := range orphans {
 		h, _, _ := parseRecord(o.value)
 		x.load(o.id, h, o.value)
-		n := &note{reason: "found in a damaged file, it may have been delivered before"}
-		x.items[o.id].note = n
+		x.items[o.id].annotate(unsureReason)
 		x.move(x.items[o.id], Quarantined)
-		o.mark = s.seal.sealMark(nil, o.id, mark{state: Quarantined, reason: n.reason})
+		o.mark = s.seal.sealMark(nil, o.id, mark{state: Quarantined, reason: unsureReason})
 		if err := r.put(o); err != nil {
 			return err
 		}
 	}
-	opened.Unsure = len(orphans)
+	l.opened.Unsure = len(orphans)
 	return nil
 }
 
@@ -398,8 +531,16 @@ func (s *Spool) carry(tx *bbolt.Tx, x *index, sv *survey) error {
 			return err
 		}
 	}
+	if sv.journal != nil {
+		if err := about.Put(generationKey, sv.journal); err != nil {
+			return err
+		}
+	}
 	return tx.Bucket(recordsBucket).SetSequence(x.last)
 }
+
+// unsureReason is that of what was found where it may have been left behind.
+const unsureReason = "found in a damaged file, it may have been delivered before"
 
 // room is how large the file may become: what MaxBytes is, with half filled pages.
 func (s *Spool) room() int64 { return 2*s.o.MaxBytes + 32<<20 }
@@ -408,32 +549,15 @@ func (s *Spool) room() int64 { return 2*s.o.MaxBytes + 32<<20 }
 // changes nothing; a damaged file is an error.
 func ReadOnly(path string, key [32]byte) (*Spool, error) {
 	s := &Spool{path: path, readOnly: true, o: Options{Key: key}.withDefaults()}
-	f, err := lockFile(path, true, time.Second)
-	if err != nil {
-		return nil, fmt.Errorf("the spool cannot be opened: %w", err)
-	}
-	if s.seal, err = newSealer(key, s.o.Random); err == nil {
-		err = s.readOnlyLoad(f)
-	}
-	if err != nil {
-		f.Close()
+	var err error
+	if s.seal, err = newSealer(key, s.o.Random); err != nil {
 		return nil, err
 	}
-	return s, nil
-}
-
-func (s *Spool) readOnlyLoad(f *os.File) error {
-	x := newIndex(s.o.Now())
-	sv, _, err := look(f, s.seal, x.load)
+	l, err := s.load()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if len(sv.damage) > 0 {
-		return fmt.Errorf("%w: the spool %s: %s; start gatewayd, which salvages what is whole", ErrDamaged, s.path, describeDamage(sv.damage))
-	}
-	x.finish(sv)
-	s.index, s.opened = x, Opened{Entries: len(x.items)}
-	s.store, err = openStore(f, true, 0)
 	s.reader = s.seal.reader()
-	return err
+	s.take(l)
+	return s, nil
 }

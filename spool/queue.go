@@ -118,13 +118,17 @@ func (s *Spool) read(it *item, payload bool) (Entry, error) {
 func (s *Spool) fetch(id uint64) ([]byte, error) {
 	s.access.RLock()
 	defer s.access.RUnlock()
-	if s.store == nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.closing {
-			return nil, ErrClosed
-		}
-		return nil, s.failing
+	s.mu.Lock()
+	v, inJournal := s.over.records[id]
+	closing, failing := s.closing, s.failing
+	s.mu.Unlock()
+	switch {
+	case s.store == nil && closing:
+		return nil, ErrClosed
+	case s.store == nil:
+		return nil, failing
+	case inJournal:
+		return v, nil
 	}
 	return s.store.get(nil, id)
 }

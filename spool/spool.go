@@ -92,6 +92,8 @@ type Options struct {
 	Random        io.Reader        // nil: crypto/rand
 	Log           *slog.Logger     // nil: none
 	Dropped       func(Drop)       // is told of each drop when it is durable; must not call the spool; nil: nobody
+
+	journal int64 // bytes; 0: journalSize
 }
 
 func (o Options) withDefaults() Options {
@@ -106,6 +108,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.LockTimeout <= 0 {
 		o.LockTimeout = 2 * time.Second
+	}
+	if o.journal <= 0 {
+		o.journal = journalSize
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -161,14 +166,16 @@ type Spool struct {
 
 	wake, stop, stopped chan struct{}
 
+	over *overlay
+
 	// Of the committer. Others read store with access held.
-	access sync.RWMutex
-	store  *store
-	seal   *sealer
-	batch  []*op
-	group  int // how many the last group was
-	arena  []byte
-	said   map[said]*repeat
+	access  sync.RWMutex
+	store   *store
+	journal *journal
+	seal    *sealer
+	batch   []*op
+	group   int // how many the last group was
+	said    map[said]*repeat
 
 	reading sync.Mutex // guards reader
 	reader  *sealer
@@ -188,12 +195,19 @@ func Open(path string, o Options) (*Spool, error) {
 		return nil, err
 	}
 	s.reader = s.seal.reader()
-	if s.store, s.index, s.opened, err = s.load(); err != nil {
+	l, err := s.load()
+	if err != nil {
 		return nil, err
 	}
+	s.take(l)
 	s.reportDamage(s.opened)
 	go s.run()
 	return s, nil
+}
+
+// take makes what was loaded the spool.
+func (s *Spool) take(l *loaded) {
+	s.store, s.journal, s.index, s.over, s.opened = l.store, l.journal, l.index, l.over, l.opened
 }
 
 // Opened tells what Open found, or the last reopening after damage at run time.
@@ -209,26 +223,27 @@ func (s *Spool) reopen() bool {
 	s.access.Lock()
 	defer s.access.Unlock()
 	if s.store != nil {
-		s.store.close()
-		s.store = nil
+		(&loaded{store: s.store, journal: s.journal}).close()
+		s.store, s.journal = nil, nil
 	}
-	st, x, opened, err := s.load()
+	l, err := s.load()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
 		s.failing = fmt.Errorf("%w: %w", ErrDisk, err)
 		return false
 	}
-	x.last = max(x.last, s.index.last)
+	l.index.last = max(l.index.last, s.index.last)
 	for name, q := range s.index.queues {
-		x.queue(name).noRoom = q.noRoom
+		l.index.queue(name).noRoom = q.noRoom
 		q.wakeUp()
 	}
-	s.store, s.index = st, x
-	if opened.MovedAside != "" {
-		s.opened = opened
-		s.reportDamage(opened)
+	if l.opened.Damage == "" {
+		l.opened = s.opened
+	} else {
+		s.reportDamage(l.opened)
 	}
+	s.take(l)
 	return true
 }
 
@@ -317,8 +332,8 @@ func (s *Spool) Close() error {
 	if s.store == nil {
 		return nil
 	}
-	err := s.store.close()
-	s.store = nil
+	err := errors.Join(s.store.close(), s.journal.close())
+	s.store, s.journal = nil, nil
 	if err != nil {
 		return fmt.Errorf("the spool %s cannot be closed: %w", s.path, err)
 	}

@@ -62,6 +62,9 @@ func (s *Spool) fileStats() (st Stats) {
 		if info, err := s.store.file.Stat(); err == nil {
 			st.FileBytes = info.Size()
 		}
+		if s.journal != nil {
+			st.FileBytes += s.journal.size
+		}
 	}
 	return st
 }
@@ -134,7 +137,7 @@ func (s *Spool) report(drops []Drop) {
 
 // reportDamage tells of a file that was moved aside.
 func (s *Spool) reportDamage(o Opened) {
-	if o.MovedAside == "" {
+	if o.Damage == "" {
 		return
 	}
 	s.o.Log.Error("spool file was damaged, what is whole was carried over to a new one; keep the old one for support, or delete it",
