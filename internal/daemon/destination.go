@@ -1,0 +1,99 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/bedside-gateway/gatewayd/internal/config"
+	"github.com/bedside-gateway/gatewayd/internal/status"
+	"github.com/bedside-gateway/gatewayd/northbound"
+	"github.com/bedside-gateway/gatewayd/spool"
+	"github.com/bedside-gateway/gatewayd/tlspolicy"
+)
+
+// A destinationUnit is a running client of a platform.
+type destinationUnit struct {
+	config config.Destination
+	trust  []byte // the trust file as it was when the client was made
+	client *northbound.Client
+	log    *slog.Logger
+	panics atomic.Uint64
+
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// Destination makes the northbound destination of a configured one.
+func Destination(t config.Destination, trust []byte, identity tlspolicy.Client) (northbound.Destination, error) {
+	host, _, err := net.SplitHostPort(t.Address)
+	if err != nil {
+		return northbound.Destination{}, fmt.Errorf("destination %s: address: %w", t.Name, err)
+	}
+	roots, _, err := config.Roots(trust)
+	if err != nil {
+		return northbound.Destination{}, fmt.Errorf("destination %s: %s %w", t.Name, t.Trust, err)
+	}
+	identity.ServerName, identity.Roots = host, roots
+	secured, err := identity.Config()
+	if err != nil {
+		return northbound.Destination{}, fmt.Errorf("destination %s: %w", t.Name, err)
+	}
+	out := northbound.Destination{Name: t.Name, Address: t.Address, Connect: t.Connect, TLS: secured, ConnectTimeout: t.ConnectTimeout,
+		AckTimeout: t.AckTimeout, IdleTimeout: t.IdleTimeout, Pacing: t.Pacing, StrictAck: t.StrictAck}
+	if t.OnReject == "halt" {
+		out.OnReject = northbound.Halt
+	}
+	return out, nil
+}
+
+func (d *Daemon) newDestination(t config.Destination, trust []byte, i identity) (*destinationUnit, error) {
+	to, err := Destination(t, trust, tlspolicy.Client{Identity: i.certificate, Now: d.options.Now})
+	if err != nil {
+		return nil, err
+	}
+	log := d.log.With("destination", t.Name)
+	return &destinationUnit{config: t, trust: trust, log: log, done: make(chan struct{}),
+		client: northbound.NewClient(to, d.spool.Queue(t.Name), northbound.Options{Log: d.log, Now: d.options.Now})}, nil
+}
+
+func (u *destinationUnit) stop()                  { u.cancel() }
+func (u *destinationUnit) ended() <-chan struct{} { return u.done }
+
+// start runs the client until stop, or the end of ctx. A client that ends or
+// panics is run again: its queue has kept what it did not deliver.
+func (u *destinationUnit) start(ctx context.Context) {
+	ctx, u.cancel = context.WithCancel(ctx)
+	go func() {
+		defer close(u.done)
+		for ctx.Err() == nil {
+			if err := u.run(ctx); err != nil && ctx.Err() == nil {
+				u.log.Error("the client of the platform ended; it is started again", "error", err)
+			}
+			pause(ctx, time.Second)
+		}
+	}()
+}
+
+func (u *destinationUnit) run(ctx context.Context) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			u.panics.Add(1)
+			u.log.Error("a fault of the program was contained to this destination", "kind", panicKind(v), "stack", string(debug.Stack()),
+				"next", "report it with this log entry")
+		}
+	}()
+	return u.client.Run(ctx)
+}
+
+func (u *destinationUnit) report(q spool.QueueStats) status.Destination {
+	s := u.client.Status()
+	return status.Destination{Name: u.config.Name, Address: u.config.Address, State: s.State, Since: s.Since,
+		Messages: q.Messages, Bytes: q.Bytes, Oldest: q.Oldest, Quarantined: q.Quarantined, Delivered: q.Accepted}
+}
+
+func (c *conditions) destination(u *destinationUnit, t *status.Destination) {}
