@@ -148,16 +148,19 @@ func (s *Snapshot) follow(r *observation.Report) bool {
 	return true
 }
 
+// changeDevice begins with another device, or with more knowledge of the same one.
 func (s *Snapshot) changeDevice(r *observation.Report) {
 	s.Cut(r.Received)
-	clear(s.measured)
-	clear(s.streams)
-	s.clockKnown, s.heard, s.patient, s.patientSince, s.end = false, false, nil, time.Time{}, time.Time{}
-	d := r.Device
-	if d == nil {
-		d = new(observation.Device)
+	said := r.Device
+	if said == nil {
+		said = new(observation.Device)
 	}
-	s.device, s.problem = newDevice(d, s.o.DeviceID)
+	d, problem := newDevice(said, s.o.DeviceID)
+	if s.device == nil || s.device.id != d.id {
+		clear(s.measured)
+		s.clockKnown, s.heard, s.patient, s.patientSince, s.end = false, false, nil, time.Time{}, time.Time{}
+	}
+	s.device, s.problem = d, problem
 }
 
 // clockStepped reports whether the device's clock was set since the last report,
@@ -392,14 +395,17 @@ const dimensionless = 262656
 // unit is wrong then, and nothing here can tell which.
 func (s *Snapshot) unitOf(o *observation.Observation, code mdc.Code) (*mdc.Unit, bool) {
 	c := o.Unit
-	if o.Value.Kind != observation.KindNumber && o.Value.Kind != observation.KindSamples && c == 0 {
+	switch {
+	case o.Value.Kind == observation.KindSamples && !o.Value.Samples.Scaled():
+		return mdc.LookupUnit(dimensionless) // counts of a converter, whatever they measure
+	case o.Value.Kind != observation.KindNumber && o.Value.Kind != observation.KindSamples && c == 0:
 		return nil, true
 	}
 	if c == 0 {
 		c = dimensionless
 	}
 	u, known := mdc.LookupUnit(c)
-	if allowed, listed := mdc.UnitAllowed(code, c); !known || listed && !allowed {
+	if allowed, listed := mdc.UnitAllowed(code, c); !known || listed && !allowed && !(o.Value.Kind == observation.KindSamples && c == dimensionless) {
 		return nil, false
 	}
 	return u, true
