@@ -65,6 +65,7 @@ type machine struct {
 	tasks       []*task
 	sets        [4]linkedSet
 	parts       []pollResult // of the answer at hand
+	turn        uint32       // its number
 
 	clock   clock
 	device  observation.Device

@@ -30,7 +30,7 @@ func stampOf(a attributes) (s stamp) {
 
 // numeric takes the values of a numeric object.
 func (m *machine) numeric(now time.Time, at ticks, o *object, a attributes) {
-	s, found := stampOf(a), false
+	s := stampOf(a)
 	for list := a; ; {
 		id, value, ok := list.next()
 		if !ok {
@@ -40,26 +40,21 @@ func (m *machine) numeric(now time.Time, at ticks, o *object, a attributes) {
 		case attrNumeric:
 			if n, ok := parseNumeric(value); ok {
 				m.number(now, at, o, s, n)
-				found = true
 			}
 		case attrCompoundNumeric:
 			l, ok := parseCompoundNumeric(value)
 			for i := 0; ok && i < l.count; i++ {
 				n, _ := parseNumeric(l.at(i, numericSize))
 				m.number(now, at, o, s, n)
-				found = true
 			}
 		}
-	}
-	if !found {
-		m.absent(now, at, o)
 	}
 }
 
 // number reports a value.
 func (m *machine) number(now time.Time, at ticks, o *object, s stamp, n numericValue) {
 	k := m.metric(o, n.physio, false)
-	k.present = true
+	k.present, o.valued = true, m.turn
 	episodic := s.hasAbs || s.hasRel || o.spec.access&(accessNoncontinuous|accessEpisodic) != 0
 	when, shown := m.clock.gateway(now, at), m.clock.device(at)
 	if episodic {
@@ -104,6 +99,10 @@ func (m *machine) measured(now time.Time, at ticks, k *metric, s stamp, n numeri
 // absent tells that an object has no value any more: what it was a second ago
 // must not stand.
 func (m *machine) absent(now time.Time, at ticks, o *object) {
+	if o.valued == m.turn {
+		return
+	}
+	o.valued = m.turn
 	for i := range o.metrics {
 		if k := &o.metrics[i]; k.present {
 			k.seen = false
@@ -117,11 +116,10 @@ func (m *machine) enumeration(now time.Time, at ticks, o *object, a attributes) 
 	value, ok := a.find(attrEnumeration)
 	e, ok2 := parseEnumeration(value)
 	if !ok || !ok2 {
-		m.absent(now, at, o)
 		return
 	}
 	k := m.metric(o, e.physio, false)
-	k.present = true
+	k.present, o.valued = true, m.turn
 	b := m.observe(k, m.status(e.state), m.clock.gateway(now, at), m.clock.device(at))
 	b.Method = o.spec.method()
 	if b.Status.Usable() {

@@ -12,6 +12,7 @@ import (
 type object struct {
 	class     uint16
 	described bool
+	valued    uint32 // the answer in which it had a value last
 	spec      metricSpec
 	waves     []waveStatics // one handle may carry several
 	metrics   []metric

@@ -68,6 +68,7 @@ func (m *machine) results(now time.Time, t *task) drivers.Frame {
 		m.clock.pair(at, shown)
 	}
 	m.out.begin()
+	m.turn++
 	switch p.class {
 	case classNumeric, classEnumeration, classWave:
 		m.metrics(now, at, p.class, t != nil && t.statics)
@@ -126,4 +127,7 @@ func (m *machine) metrics(now time.Time, at ticks, class uint16, staticsOnly boo
 			m.wave(now, at, key, o, a)
 		}
 	})
+	if class != classWave { // a wave comes in blocks, and not in each answer
+		m.eachObject(func(key uint32, _ attributes) { m.absent(now, at, m.object(key, class)) })
+	}
 }
