@@ -680,13 +680,12 @@ func (p *plan) wakeUp() {
 	}
 }
 
-// tell tells everybody in the group what became of their op, and of what was dropped.
+// tell tells of what was dropped, and everybody in the group what became of their op.
 func (s *Spool) tell(p *plan) {
-	for _, o := range p.ops {
-		o.done <- struct{}{}
-	}
-	for _, o := range p.refused {
-		o.done <- struct{}{}
-	}
 	s.report(p.drops)
+	for _, list := range [...][]*op{p.ops, p.refused} {
+		for _, o := range list {
+			o.done <- struct{}{}
+		}
+	}
 }
