@@ -45,6 +45,9 @@ type conn struct {
 
 func (c *conn) Datagrams() bool { return c.datagrams }
 
+// HasLine is as Liner says.
+func (c *conn) HasLine() bool { return c.perByte != 0 }
+
 // ReadBefore is as Port says. A datagram without bytes is passed over.
 func (c *conn) ReadBefore(p []byte, deadline time.Time) (int, error) {
 	for {

@@ -24,6 +24,19 @@ type Port interface {
 	Datagrams() bool
 }
 
+// A Liner is a port that knows whether it has line settings: a serial server
+// keeps its own.
+type Liner interface{ HasLine() bool }
+
+// HasLine reports whether the line that p was opened with counts. It does for
+// a stream that does not say otherwise.
+func HasLine(p Port) bool {
+	if l, ok := p.(Liner); ok {
+		return l.HasLine()
+	}
+	return !p.Datagrams()
+}
+
 // Line is the settings of a serial line.
 type Line struct {
 	Baud     int

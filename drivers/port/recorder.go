@@ -180,6 +180,9 @@ func (p *recordedPort) Write(b []byte) (int, error) {
 	return p.Port.Write(b)
 }
 
+// HasLine passes on, as Liner.
+func (p *recordedPort) HasLine() bool { return HasLine(p.Port) }
+
 // StopReading passes on, as ReadStopper.
 func (p *recordedPort) StopReading() {
 	if s, ok := p.Port.(ReadStopper); ok {

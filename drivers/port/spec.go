@@ -118,7 +118,7 @@ func checkHost(host string) error {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' || r == '_' {
 			continue
 		}
-		return fmt.Errorf("%q is no host name: a name has letters, digits, - and .", host)
+		return fmt.Errorf("%q is no host name: a name has letters, digits, dots and hyphens", host)
 	}
 	return nil
 }
