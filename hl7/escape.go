@@ -233,8 +233,7 @@ func (s Segment) append(dst []byte, to Delimiters) []byte {
 }
 
 // AppendTo appends the value as it would stand in a message with other
-// separators: structure and escape sequences stay, and what was an ordinary
-// character but separates there is escaped.
+// separators: its structure and its meaning stay.
 func (f Field) AppendTo(dst []byte, to Delimiters) []byte {
 	if f.d == to {
 		return append(dst, f.raw...)
@@ -244,7 +243,7 @@ func (f Field) AppendTo(dst []byte, to Delimiters) []byte {
 		c := raw[0]
 		if c == f.d.Escape && c != 0 {
 			if sequence, n := escapeAt(raw, f.d); n > 0 {
-				dst = append(append(append(dst, to.Escape), sequence...), to.Escape)
+				dst = appendSequenceTo(dst, sequence, f.d, to)
 				raw = raw[n:]
 				continue
 			}
@@ -257,6 +256,20 @@ func (f Field) AppendTo(dst []byte, to Delimiters) []byte {
 		raw = raw[1:]
 	}
 	return dst
+}
+
+// appendSequenceTo appends an escape sequence. One that stands for a separator
+// stands for that character, which may be an ordinary one there.
+func appendSequenceTo(dst, sequence []byte, from, to Delimiters) []byte {
+	switch sequence[0] {
+	case 'F', 'S', 'T', 'R', 'E':
+		var c [1]byte
+		for _, separator := range appendMeaning(c[:0], sequence, from) {
+			dst = appendOrdinary(dst, separator, to)
+		}
+		return dst
+	}
+	return append(append(append(dst, to.Escape), sequence...), to.Escape)
 }
 
 func translate(c byte, from, to Delimiters) byte {

@@ -159,7 +159,7 @@ func (m *Message) index(at, end int, l Limits) error {
 	number, line := len(m.segments)+1, m.text[at:end]
 	fault := func(field int, offset int, reason string) error {
 		e := &SyntaxError{Number: number, Field: field, Offset: at + offset, Reason: reason}
-		if segmentName(line) {
+		if segmentName(line) && (number == 1 || len(line) == 3 || line[3] == m.delims.Field) { // else it may be a text
 			e.Segment = string(line[:3])
 		}
 		return e

@@ -320,6 +320,8 @@ func (c *checker) name(code mdc.Code, name, path string) {
 		}
 	case strings.HasPrefix(name, "MDCX_") || known == "" && isPrivate(code):
 		c.report(rulePrivateCode, path)
+	case known == "" && codeNamed(name) != 0:
+		c.reportText(ruleCodeName, path, fmt.Sprintf("the code of %s is %d, not %d", name, codeNamed(name), code))
 	case known == "":
 		c.reportText(ruleCodeUnknown, path, fmt.Sprintf("code %d is not in the project's table of the nomenclature", code))
 	case name != known && !synonym(code, name):
@@ -341,12 +343,19 @@ func refID(code mdc.Code) (term, unit string, deprecated bool) {
 	return "", "", false
 }
 
-func synonym(code mdc.Code, name string) bool {
-	if t, ok := mdc.LookupName(name); ok && t.Code == code {
-		return true
+// codeNamed is the code that a name of the nomenclature stands for, else 0.
+func codeNamed(name string) mdc.Code {
+	if t, ok := mdc.LookupName(name); ok {
+		return t.Code
 	}
-	u, ok := mdc.LookupUnitName(name)
-	return ok && u.Code == code
+	if u, ok := mdc.LookupUnitName(name); ok {
+		return u.Code
+	}
+	return 0
+}
+
+func synonym(code mdc.Code, name string) bool {
+	return codeNamed(name) == code
 }
 
 // isPrivate knows the ranges that 11073-10101 leaves to vendors: the end of
