@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bedside-gateway/gatewayd/internal/config"
+	"github.com/bedside-gateway/gatewayd/internal/daemon"
+	"github.com/bedside-gateway/gatewayd/keystore"
+	"github.com/bedside-gateway/gatewayd/northbound"
+	"github.com/bedside-gateway/gatewayd/pcd"
+	"github.com/bedside-gateway/gatewayd/tlspolicy"
+)
+
+func (a *app) sendCommand() *cobra.Command {
+	t := config.Destination{Name: "platform", IdleTimeout: time.Minute}
+	var certificate, key string
+	c := &cobra.Command{
+		Use: "send --platform HOST:PORT --cert FILE --key FILE --trust FILE FILE...", Short: "Send messages once, as the gateway would", Args: some("FILE"),
+		Long: "Send the messages in files to a platform, through the same code that the gateway delivers with, and print each\n" +
+			"acknowledgement. What the messages break of the rules is printed as a warning first. FILE - is the standard input.\n" +
+			"The exit code is 0 when all were accepted, 69 when the platform is unreachable, 75 when it asked to try later, 76 when\n" +
+			"our rules refuse the platform, or the platform refuses a message.",
+		RunE: func(c *cobra.Command, args []string) error {
+			to, err := sendTarget(t, certificate, key)
+			if err != nil {
+				return err
+			}
+			return a.send(c.Context(), to, args)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&t.Address, "platform", "", "`HOST:PORT` of the platform; its certificate must have this name (required)")
+	f.StringVar(&t.Connect, "connect", "", "dial `ADDR` instead, under the same name")
+	f.StringVar(&certificate, "cert", "", "PEM `file` of our certificate and its issuing ones (required)")
+	f.StringVar(&key, "key", "", "PEM `file` of our private key (required)")
+	f.StringVar(&t.Trust, "trust", "", "PEM `file` of the platform's root certificates (required)")
+	f.DurationVar(&t.AckTimeout, "ack-timeout", 10*time.Second, "how long an acknowledgement may take")
+	f.DurationVar(&t.ConnectTimeout, "connect-timeout", 10*time.Second, "how long connecting may take")
+	f.BoolVar(&t.StrictAck, "strict-ack", false, "take only acknowledgements of the mode that the message asks for")
+	return c
+}
+
+// sendTarget checks the flags and makes a destination of them.
+func sendTarget(t config.Destination, certificate, key string) (to northbound.Destination, err error) {
+	for _, f := range []struct{ name, value string }{{"--platform", t.Address}, {"--cert", certificate}, {"--key", key}, {"--trust", t.Trust}} {
+		if f.value == "" {
+			return to, usage("%s is missing", f.name)
+		}
+	}
+	if t.Address, err = config.Address(t.Address); err != nil {
+		return to, usage("--platform: %w", err)
+	}
+	if t.Connect != "" {
+		if t.Connect, err = config.Address(t.Connect); err != nil {
+			return to, usage("--connect: %w", err)
+		}
+	}
+	identity, err := keystore.LoadFile(certificate, key)
+	if err != nil {
+		return to, configured(err)
+	}
+	trust, err := os.ReadFile(t.Trust)
+	if err != nil {
+		return to, configured(fmt.Errorf("--trust: %w", err))
+	}
+	to, err = daemon.Destination(t, trust, tlspolicy.Client{Identity: identity, Now: time.Now})
+	return to, configured(err)
+}
+
+func (a *app) send(ctx context.Context, to northbound.Destination, names []string) error {
+	var all [][]byte
+	for _, name := range names {
+		list, err := a.messages(name)
+		if err != nil {
+			return err
+		}
+		for i, m := range list {
+			printFindings(a.err, fmt.Sprintf("%s: message %d", name, i+1), pcd.Validate(m))
+		}
+		all = append(all, list...)
+	}
+	conn, err := northbound.Dial(ctx, to)
+	if err != nil {
+		return sendFault(err)
+	}
+	defer conn.Close()
+	var worst error
+	for i, m := range all {
+		ack, err := conn.Exchange(ctx, m)
+		if err != nil {
+			return sendFault(fmt.Errorf("message %d of %d: %w", i+1, len(all), err))
+		}
+		fmt.Fprintf(a.out, "%s %s %s\n", ack.Code, ack.ControlID, ack.Reason())
+		worst = worse(worst, ack)
+	}
+	return worst
+}
+
+// worse is the more final of what came before and this answer.
+func worse(before error, ack pcd.Ack) error {
+	switch {
+	case ack.Rejected():
+		return &exit{exitProtocol, fmt.Errorf("the platform rejected message %s with %s %s; correct the message", ack.ControlID, ack.Code, ack.Reason())}
+	case ack.Retry() && before == nil:
+		return &exit{exitTryLater, fmt.Errorf("the platform could not take message %s now: %s %s; send it again later", ack.ControlID, ack.Code, ack.Reason())}
+	}
+	return before
+}
+
+// sendFault gives an error of northbound its exit code.
+func sendFault(err error) error {
+	if _, ok := errors.AsType[*tlspolicy.RefusalError](err); ok {
+		return &exit{exitProtocol, err}
+	}
+	if _, ok := errors.AsType[*northbound.UnreachableError](err); ok {
+		return &exit{exitUnavailable, err}
+	}
+	if _, ok := errors.AsType[*northbound.AckError](err); ok {
+		return &exit{exitProtocol, err}
+	}
+	return coded(err)
+}
