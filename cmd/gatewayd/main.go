@@ -89,6 +89,9 @@ type exit struct {
 	err  error
 }
 
+// A usageError is a mistake in the call, for which the help is a help.
+type usageError struct{ error }
+
 func (e *exit) Error() string {
 	if e.err == nil {
 		return fmt.Sprintf("exit %d", e.code)
@@ -99,7 +102,7 @@ func (e *exit) Error() string {
 func (e *exit) Unwrap() error { return e.err }
 
 // usage is a mistake in the call.
-func usage(format string, args ...any) error { return &exit{exitUsage, fmt.Errorf(format, args...)} }
+func usage(format string, args ...any) error { return &exit{exitUsage, usageError{fmt.Errorf(format, args...)}} }
 
 // coded gives an error the exit code of its kind.
 func coded(err error) error {
@@ -132,7 +135,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	}
 	var e *exit
 	if !errors.As(err, &e) { // cobra's own: an unknown command or flag
-		e = &exit{exitUsage, err}
+		e = &exit{exitUsage, usageError{err}}
 	}
 	if e.err != nil {
 		a.complain(e)
@@ -147,7 +150,7 @@ func (a *app) complain(e *exit) {
 		return
 	}
 	text := strings.Join(strings.Fields(e.err.Error()), " ")
-	if e.code == exitUsage {
+	if _, ok := e.err.(usageError); ok {
 		text += "; see gatewayd --help"
 	}
 	fmt.Fprintln(a.err, "gatewayd:", text)

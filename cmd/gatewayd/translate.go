@@ -133,6 +133,9 @@ func (a *app) tellRefused(s *pcd.Snapshot) {
 	if c.Simulated > 0 {
 		fmt.Fprintf(a.err, "%d values are marked as demonstration or test and were refused; --allow-simulated lets them through\n", c.Simulated)
 	}
+	if c.Filtered > 0 {
+		fmt.Fprintf(a.err, "%d waveform pieces were left out; --waveforms sends them\n", c.Filtered)
+	}
 	if c.Unmapped > 0 {
 		fmt.Fprintf(a.err, "%d values have no term in the nomenclature and were left out\n", c.Unmapped)
 	}

@@ -13,7 +13,7 @@ type Places struct {
 func PlacesOf(path string) Places {
 	var g Gateway
 	var s Spool
-	l := &loader{path: path, dir: filepath.Dir(path)}
+	l := &loader{path: path, dir: filepath.Dir(path), lines: []int{0}}
 	root := newTable(0)
 	if text, err := readLimited(path); err == nil {
 		if parsed := l.parse(text); parsed != nil {

@@ -97,7 +97,7 @@ func Run(in io.Reader, o Options, sink func(*observation.Report) error) (Result,
 	if o.UDPPort == 0 {
 		o.UDPPort = o.Driver.Info().UDPPort
 	}
-	p := &player{options: o, sink: sink, now: o.Begin}
+	p := &player{options: o, sink: sink, framing: o.Framing}
 	for record, err := range port.ReadRecording(in, port.ReadOptions{Format: o.Format, UDPPort: o.UDPPort}) {
 		switch {
 		case errors.Is(err, port.ErrTorn):
@@ -154,6 +154,9 @@ func (p *player) tell(r port.Record) {
 		at = p.options.Begin.Add(r.Offset)
 	}
 	p.dated = p.dated || !r.Time.IsZero() || r.Offset > 0
+	if p.result.Records == 1 {
+		p.now = at
+	}
 	if at.After(p.now) {
 		p.wake(at)
 		p.now = at
