@@ -162,8 +162,8 @@ func (l *ledger) check(path string) error {
 		return err
 	}
 	defer s.Close()
-	if o := s.Opened(); o.Damage != "" {
-		return fmt.Errorf("it takes the cut for damage: %s", o.Damage)
+	if o := s.Opened(); o.Damage != "" || o.Lost > 0 {
+		return fmt.Errorf("it takes the cut for damage: %+v", o)
 	}
 	there := map[string]bool{}
 	last := map[string]string{}

@@ -199,8 +199,9 @@ func isDir(path string) bool {
 // its name, as the power failed between moving the damaged one aside and that, gets it.
 func (s *Spool) fresh(l *loaded) error {
 	if f, err := lockFile(s.path+".new", false, 0); err == nil {
-		sv, _, err := look(f, s.seal, func(uint64, header, []byte) error { return nil })
-		if err == nil && len(sv.damage) == 0 {
+		holds := false
+		sv, _, err := look(f, s.seal, func(uint64, header, []byte) error { holds = true; return nil })
+		if err == nil && len(sv.damage) == 0 && (holds || len(sv.counts) > 0) {
 			if err = place(s.path, ""); err == nil {
 				return s.adopt(l, f)
 			}
