@@ -164,7 +164,7 @@ func (m *machine) event(now time.Time, d *pdu) drivers.Frame {
 		return drivers.FrameUnexpected
 	}
 	object, list, ok := e.mdsCreate()
-	if !ok || object.class != classMDS {
+	if !ok || object.class != classMDS || e.object.class != classMDS {
 		return drivers.FrameMalformed
 	}
 	if !m.listenOnly {

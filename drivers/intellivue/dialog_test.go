@@ -138,6 +138,17 @@ func TestARepeatedWordIsAnsweredAgainAndChangesNothing(t *testing.T) {
 	}
 }
 
+func TestAnEventOfAnotherObjectIsNotAnswered(t *testing.T) {
+	r := datagramRig(t, nil)
+	r.associate(usualProfile(), 80_000)
+	p := createEvent(9, 80_000, mdsAttributes(0x4000, 80_000, shownAtCreate))
+	p[14] = 0x57 // the object that the event is of
+	r.receive(p)
+	if sent := r.take(); len(sent) > 0 || r.counts[drivers.FrameMalformed] != 1 {
+		t.Errorf("sent %x, counted %v", sent, r.counts)
+	}
+}
+
 func TestALostAcceptIsMadeUpForByTheMonitorsWordOfItself(t *testing.T) {
 	r := datagramRig(t, nil)
 	if err := r.m.Start(r.now); err != nil {

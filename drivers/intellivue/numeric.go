@@ -63,7 +63,10 @@ func (m *machine) number(now time.Time, at ticks, o *object, s stamp, n numericV
 	status := m.status(n.state) | n.value.status()
 	b := m.observe(k, status, when, shown)
 	b.Method, b.Episodic = o.spec.method(), episodic
-	b.Unit = m.unit(n.unit)
+	if k.unit == 0 || k.unitID != n.unit {
+		k.unitID, k.unit = n.unit, m.unit(n.unit)
+	}
+	b.Unit = k.unit
 	if d := n.value.decimal(); d.Valid() && status.Usable() {
 		b.Value = observation.Value{Kind: observation.KindNumber, Number: d}
 	}

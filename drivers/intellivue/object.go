@@ -24,6 +24,8 @@ type metric struct {
 	compound bool
 	term     term
 	instance uint8
+	unitID   uint16 // the unit that came last, and what it is
+	unit     mdc.Code
 
 	// What was measured last, of values that are not measured all the time.
 	seen    bool
