@@ -125,10 +125,15 @@ func (m *machine) demographics(a attributes) {
 
 func (m *machine) quantity(value []byte) observation.Quantity {
 	v, ok := parseMeasure(value)
-	if d := v.value.decimal(); ok && d.Valid() {
-		return observation.Quantity{Number: d, Unit: m.unit(v.unit)}
+	d := v.value.decimal()
+	if !ok || !d.Valid() {
+		return observation.Quantity{}
 	}
-	return observation.Quantity{}
+	unit, ok := m.unit(v.unit)
+	if !ok {
+		return observation.Quantity{}
+	}
+	return observation.Quantity{Number: d, Unit: unit}
 }
 
 func birth(value []byte) observation.PHI {

@@ -150,8 +150,8 @@ func describeValue(id uint16, value []byte) string {
 	return fmt.Sprintf("%x", value)
 }
 
-// unnamed takes the names of attributes, classes and groups out of a line.
-var unnamed = regexp.MustCompile(`^(\s*[0-9a-f]{4}) \S+ (\(\d+\):)|( class [0-9a-f]{4}) \S+|( group [0-9a-f]{4}) \S+|^(\s*event [0-9a-f]{4}) NOM\S+|(TYPE 1:[0-9a-f]{4}) \S+`)
+// nameless takes the names of attributes, classes and groups out of a line.
+var nameless = regexp.MustCompile(`^(\s*[0-9a-f]{4}) \S+ (\(\d+\):)|( class [0-9a-f]{4}) \S+|( group [0-9a-f]{4}) \S+|^(\s*event [0-9a-f]{4}) NOM\S+|(TYPE 1:[0-9a-f]{4}) \S+`)
 
 func TestDecodedValuesAreTheExpectedOnes(t *testing.T) {
 	b, err := os.ReadFile(sharedFile(t, "m8000-or-session", "decoded-expected.txt"))
@@ -168,7 +168,7 @@ func TestDecodedValuesAreTheExpectedOnes(t *testing.T) {
 			}
 			continue
 		}
-		line = unnamed.ReplaceAllString(strings.TrimRight(line, "\n"), "$1$3$4$5$6 $2")
+		line = nameless.ReplaceAllString(strings.TrimRight(line, "\n"), "$1$3$4$5$6 $2")
 		want[frame] = append(want[frame], squeeze(line))
 	}
 	compared := 0

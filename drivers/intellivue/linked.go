@@ -153,5 +153,5 @@ func (m *machine) whole(now time.Time, d *pdu, kind uint16, t *task, p *pollResu
 	if t != nil && d.invoke == t.invoke {
 		m.answered(now, t)
 	}
-	return m.results(now, t)
+	return m.results(now)
 }

@@ -2,6 +2,7 @@ package intellivue
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/observation"
@@ -64,12 +65,33 @@ func (m *machine) number(now time.Time, at ticks, o *object, s stamp, n numericV
 	b := m.observe(k, status, when, shown)
 	b.Method, b.Episodic = o.spec.method(), episodic
 	if k.unit == 0 || k.unitID != n.unit {
-		k.unitID, k.unit = n.unit, m.unit(n.unit)
+		k.unitID = n.unit
+		k.unit, k.unitOK = m.unit(n.unit)
 	}
-	b.Unit = k.unit
-	if d := n.value.decimal(); d.Valid() && status.Usable() {
+	d := n.value.decimal()
+	switch {
+	case !d.Valid() || !status.Usable():
+		if k.unitOK {
+			b.Unit = k.unit
+		}
+	case k.unitOK:
+		b.Unit = k.unit
 		b.Value = observation.Value{Kind: observation.KindNumber, Number: d}
+	default:
+		unnamed(b, n, d)
 	}
+}
+
+// unnamed makes of a number, whose unit the nomenclature lacks, a text with the
+// maker's name of the unit: a number would be taken for one of another unit.
+func unnamed(b *observation.Observation, n numericValue, d observation.Decimal) {
+	physio, _ := findName(physioNames[:], n.physio)
+	unit, ok := findName(unitNames[:], n.unit)
+	if !ok {
+		unit.name = fmt.Sprintf("%s_%04X", vendor, n.unit)
+	}
+	b.Code, b.Private = 0, observation.Private{Vendor: vendor, Code: uint32(n.physio), Name: physio.name}
+	b.Value = observation.Value{Kind: observation.KindText, Text: d.String() + " " + strings.TrimPrefix(unit.name, "NOM_DIM_")}
 }
 
 // measured is when a value was measured that is not measured all the time: as

@@ -26,6 +26,7 @@ type metric struct {
 	instance uint8
 	unitID   uint16 // the unit that came last, and what it is
 	unit     mdc.Code
+	unitOK   bool
 
 	// What was measured last, of values that are not measured all the time.
 	seen    bool
@@ -132,12 +133,10 @@ func (m *machine) observe(k *metric, status observation.Status, at, shown time.T
 	return &m.out.list[len(m.out.list)-1]
 }
 
-// unit is the code of a unit. One that the nomenclature lacks keeps its number,
-// so that nobody takes the value for one without a unit.
-func (m *machine) unit(id uint16) mdc.Code {
-	code, known := unitCode(id)
-	if !known {
+// unit is the code of a unit; not ok where the nomenclature lacks it.
+func (m *machine) unit(id uint16) (code mdc.Code, ok bool) {
+	if code, ok = unitCode(id); !ok {
 		m.noteUnit(id)
 	}
-	return code
+	return code, ok
 }

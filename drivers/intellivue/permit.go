@@ -131,15 +131,16 @@ func permitAttribute(verb string, id uint16) error {
 	return nil
 }
 
-// unframe is the user data of exactly one RS-232 frame.
+// unframe is the user data of exactly one RS-232 frame, as this driver writes
+// it: what a receiver would pass over is not let through either.
 func unframe(frame []byte) ([]byte, error) {
 	var d deframer
-	rest, user, fate, ok := d.next(frame)
+	_, user, fate, ok := d.next(frame)
 	if !ok || fate != drivers.FrameGood {
 		return nil, errors.New("no RS-232 frame with the right check value")
 	}
-	if len(rest) > 0 {
-		return nil, fmt.Errorf("%d bytes behind the frame", len(rest))
+	if !bytes.Equal(appendFrame(nil, user), frame) {
+		return nil, errors.New("something before, behind or within the RS-232 frame")
 	}
 	return user, nil
 }

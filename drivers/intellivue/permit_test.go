@@ -76,6 +76,8 @@ func TestNothingDangerousIsPermitted(t *testing.T) {
 		"a wrong check value":   append(bytes.Clone(good[:len(good)-2]), 0, frameEnd),
 		"half a frame":          good[:10],
 		"a frame within noise":  append([]byte("xx"), good...),
+		"begins in a row":       append([]byte{frameBegin}, good...),
+		"a needless escape":     append([]byte{frameBegin, frameEscape, 0x11 ^ escapeMask}, good[2:]...),
 		"a frame in a datagram": appendFrame(nil, good),
 	} {
 		if (Driver{}).Permit(frame) == nil {

@@ -61,7 +61,7 @@ func (m *machine) hand(now time.Time) {
 
 // results goes over the parts of an answer: first for what values mean, then
 // for the values, so that their order does not matter.
-func (m *machine) results(now time.Time, t *task) drivers.Frame {
+func (m *machine) results(now time.Time) drivers.Frame {
 	p := &m.parts[0]
 	at := m.see(now, p.rel)
 	if shown, ok := p.abs.time(); ok && p.class != classWave { // waves are older than their message
@@ -71,7 +71,7 @@ func (m *machine) results(now time.Time, t *task) drivers.Frame {
 	m.turn++
 	switch p.class {
 	case classNumeric, classEnumeration, classWave:
-		m.metrics(now, at, p.class, t != nil && t.statics)
+		m.metrics(now, at, p.class)
 	case classMDS:
 		m.eachObject(func(_ uint32, a attributes) { m.mds(now, at, a) })
 	case classPatient:
@@ -105,11 +105,8 @@ func (m *machine) eachObject(f func(key uint32, a attributes)) {
 	}
 }
 
-func (m *machine) metrics(now time.Time, at ticks, class uint16, staticsOnly bool) {
+func (m *machine) metrics(now time.Time, at ticks, class uint16) {
 	m.eachObject(func(key uint32, a attributes) { m.object(key, class).learn(a) })
-	if staticsOnly {
-		return
-	}
 	if class == classWave {
 		m.deliverWaiting(now)
 	}

@@ -15,7 +15,7 @@ type task struct {
 	class   uint16
 	group   uint16
 	number  uint16 // poll number, which comes back in the answer
-	statics bool   // asked for what values mean, not for values
+	statics bool   // asked for what values mean, though it brings values too
 	every   time.Duration
 
 	due      time.Time // zero: not wanted

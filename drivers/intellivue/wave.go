@@ -165,14 +165,18 @@ func (s *waveStatics) marked(sample uint16, meaning int) bool {
 }
 
 // scale sets the scale of a block and returns its unit: none where the wave has
-// no absolute scale.
+// no absolute scale, or one in a unit that nobody can name.
 func (m *machine) scale(s *waveStatics, out *observation.Samples) mdc.Code {
 	lower, upper := s.scale.lower.decimal(), s.scale.upper.decimal()
 	if !s.hasScale || !lower.Valid() || !upper.Valid() || s.scale.rawLower == s.scale.rawUpper {
 		return 0
 	}
+	unit, ok := m.unit(s.unit)
+	if !ok {
+		return 0
+	}
 	out.Lower, out.Upper, out.RawLower, out.RawUpper = lower, upper, s.scale.rawLower, s.scale.rawUpper
-	return m.unit(s.unit)
+	return unit
 }
 
 // wait keeps a block. Where too many wait the oldest is lost, and the monitor is
