@@ -172,7 +172,7 @@ func (s *Spool) loadTree(l *loaded) error {
 	case errors.Is(err, fs.ErrNotExist) && !s.readOnly:
 		return s.fresh(l)
 	case err != nil && isDir(s.path) && !s.readOnly:
-		return s.replace(l, nil, nil, []error{errors.New("it is a folder")})
+		return s.replace(l, nil, []error{errors.New("it is a folder")})
 	case err != nil:
 		return fmt.Errorf("the spool cannot be opened: %w", err)
 	}
@@ -228,7 +228,7 @@ func (s *Spool) fresh(l *loaded) error {
 
 // adopt opens a file that is there.
 func (s *Spool) adopt(l *loaded, f *os.File) error {
-	sv, w, err := look(f, s.seal, l.index.load)
+	sv, _, err := look(f, s.seal, l.index.load)
 	if err != nil {
 		return err
 	}
@@ -236,7 +236,7 @@ func (s *Spool) adopt(l *loaded, f *os.File) error {
 		return fmt.Errorf("the spool %s is %w: %s; start gatewayd, which salvages what is whole", s.path, ErrDamaged, describeDamage(sv.damage))
 	}
 	if len(sv.damage) > 0 {
-		return s.replace(l, f, w, sv.damage)
+		return s.replace(l, f, sv.damage)
 	}
 	l.index.finish(sv)
 	l.generation = sv.journal
@@ -383,7 +383,7 @@ func parseCounts(b []byte) (c counts) {
 
 // replace makes a new file with what is authentic in the damaged one, and moves that
 // aside. f is nil where nothing can be read.
-func (s *Spool) replace(l *loaded, f *os.File, w *walker, damage []error) (err error) {
+func (s *Spool) replace(l *loaded, f *os.File, damage []error) (err error) {
 	if f != nil {
 		defer f.Close()
 	}
@@ -457,7 +457,8 @@ func (r *rescue) flush() error {
 
 // salvage carries over what is authentic in f: what can be reached stays what it was.
 // Where pages are damaged, records are also looked for in all pages that cannot be
-// reached. Those may be old copies of what was delivered, so they are quarantined.
+// reached. Those may be old copies of what was delivered, so they are quarantined; but
+// where the spool was running, its index knows which of them it held, and how.
 func (s *Spool) salvage(l *loaded, st *store, f *os.File) error {
 	x, r := l.index, &rescue{st: st}
 	sv, w, err := look(f, s.seal, func(id uint64, h header, v []byte) error {
@@ -469,6 +470,9 @@ func (s *Spool) salvage(l *loaded, st *store, f *os.File) error {
 	})
 	if err != nil {
 		return err
+	}
+	if sv.journal == nil {
+		sv.journal = s.following
 	}
 	x.finish(sv)
 	if err := s.salvageOrphans(r, f, w, l); err != nil {
@@ -494,26 +498,38 @@ func (s *Spool) salvageOrphans(r *rescue, f *os.File, w *walker, l *loaded) erro
 	w.orphans(info.Size(), func(k, v []byte) {
 		id, _, _, err := openKeyed(s.seal, nil, k, v)
 		at, known := slices.BinarySearchFunc(orphans, id, byID)
-		if err != nil || known || x.items[id] != nil {
+		if err != nil || known || x.items[id] != nil || s.index != nil && s.index.items[id] == nil {
 			return
 		}
 		orphans = slices.Insert(orphans, at, found{id: id, value: bytes.Clone(v)})
-		for size += int64(len(v)); size > s.o.MaxQuarantine && len(orphans) > 1; orphans = orphans[1:] {
+		for size += int64(len(v)); s.index == nil && size > s.o.MaxQuarantine && len(orphans) > 1; orphans = orphans[1:] {
 			size -= int64(len(orphans[0].value))
 		}
 	})
 	for _, o := range orphans {
 		h, _, _ := parseRecord(o.value)
 		x.load(o.id, h, o.value)
-		x.items[o.id].annotate(unsureReason)
-		x.move(x.items[o.id], Quarantined)
-		o.mark = s.seal.sealMark(nil, o.id, mark{state: Quarantined, reason: unsureReason})
+		m := s.orphanMark(o.id)
+		x.marked(x.items[o.id], m)
+		o.mark = s.seal.sealMark(nil, o.id, m)
 		if err := r.put(o); err != nil {
 			return err
 		}
 	}
+	if s.index != nil {
+		return nil
+	}
 	l.opened.Unsure = len(orphans)
 	return nil
+}
+
+// orphanMark is the mark of a record that was found where it cannot be reached.
+func (s *Spool) orphanMark(id uint64) mark {
+	if s.index == nil {
+		return mark{state: Quarantined, reason: unsureReason}
+	}
+	it := s.index.items[id]
+	return it.mark(it.state)
 }
 
 // carry writes marks, counts and the sequence of the damaged file to the new one.

@@ -173,9 +173,11 @@ type Spool struct {
 	store   *store
 	journal *journal
 	seal    *sealer
-	batch   []*op
-	group   int // how many the last group was
-	said    map[said]*repeat
+	// following is the generation of the journal when the spool is reopened; else nil.
+	following []byte
+	batch     []*op
+	group     int // how many the last group was
+	said      map[said]*repeat
 
 	reading sync.Mutex // guards reader
 	reader  *sealer
@@ -223,6 +225,7 @@ func (s *Spool) reopen() bool {
 	s.access.Lock()
 	defer s.access.Unlock()
 	if s.store != nil {
+		s.following = little.AppendUint64(nil, s.journal.generation)
 		(&loaded{store: s.store, journal: s.journal}).close()
 		s.store, s.journal = nil, nil
 	}

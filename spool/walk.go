@@ -26,6 +26,7 @@ const (
 	noFreelist   = ^uint64(0)
 	bucketFlag   = 0x01
 	maxDepth     = 24
+	maxOverflow  = 4096 // pages of one page, where nothing is known of it
 )
 
 var native = binary.NativeEndian
@@ -214,6 +215,11 @@ func readPage(f io.ReaderAt, id, pages uint64) ([]byte, error) {
 	if native.Uint64(p) != id || more >= pages-id {
 		return nil, fmt.Errorf("it names itself %d, with %d more", native.Uint64(p), more)
 	}
+	return overflow(f, id, p, more)
+}
+
+// overflow reads the pages that belong to a page.
+func overflow(f io.ReaderAt, id uint64, p []byte, more uint64) ([]byte, error) {
 	if more == 0 {
 		return p, nil
 	}
@@ -297,7 +303,7 @@ func (w *walker) leaf(id uint64, p []byte, keys span, visit visitor) error {
 		flags, pos, ksize, vsize := native.Uint32(p[at:]), native.Uint32(p[at+4:]), native.Uint32(p[at+8:]), native.Uint32(p[at+12:])
 		k, ok := part(p, at, pos, ksize)
 		v, ok2 := part(p, at, pos+ksize, vsize)
-		if !ok || !ok2 || pos+ksize < pos || flags > bucketFlag || !keys.holds(k) || bytes.Equal(k, last) {
+		if !ok || !ok2 || flags > bucketFlag || !keys.holds(k) || bytes.Equal(k, last) {
 			w.broken("page %d, entry %d is out of place", id, i)
 			continue
 		}
@@ -342,8 +348,12 @@ func (w *walker) orphans(size int64, visit func(key, value []byte)) {
 		if id < w.pages && w.seen[id/64]&(1<<(id%64)) != 0 {
 			continue
 		}
-		p, err := readPage(w.file, id, pages)
-		if err != nil || native.Uint16(p[8:]) != flagLeaf {
+		p := make([]byte, pageSize) // whatever it says of itself: each record is judged for itself
+		_, err := w.file.ReadAt(p, int64(id)*pageSize)
+		if err != nil || native.Uint16(p[10:]) == 0 {
+			continue
+		}
+		if p, err = overflow(w.file, id, p, min(uint64(native.Uint32(p[12:])), pages-id-1, maxOverflow)); err != nil {
 			continue
 		}
 		lost := &walker{}
