@@ -102,7 +102,9 @@ func (e *exit) Error() string {
 func (e *exit) Unwrap() error { return e.err }
 
 // usage is a mistake in the call.
-func usage(format string, args ...any) error { return &exit{exitUsage, usageError{fmt.Errorf(format, args...)}} }
+func usage(format string, args ...any) error {
+	return &exit{exitUsage, usageError{fmt.Errorf(format, args...)}}
+}
 
 // coded gives an error the exit code of its kind.
 func coded(err error) error {

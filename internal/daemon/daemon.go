@@ -62,7 +62,8 @@ type Daemon struct {
 	started time.Time
 	socket  string
 
-	lastDrop atomic.Int64 // Unix nanoseconds; the spool tells of drops under its own lock
+	beat     atomic.Pointer[time.Time] // of the supervisor
+	lastDrop atomic.Int64              // Unix nanoseconds; the spool tells of drops under its own lock
 	// last ends when the grace time is over: then nothing may go on.
 	last   context.Context
 	giveUp context.CancelFunc
@@ -79,8 +80,7 @@ type Daemon struct {
 	reloads      map[string]uint64
 	reloadFault  string
 	reloadedAt   time.Time
-	restart      []string  // keys that changed and need one
-	beat         time.Time // of the supervisor
+	restart      []string // keys that changed and need one
 	simulated    map[string]change
 	conditions   map[string]bool // that are logged
 	line         string          // that systemd shows
@@ -92,7 +92,7 @@ func New(c *config.Config, o Options) (*Daemon, error) {
 	d := &Daemon{options: o.filled(), config: c, reloads: map[string]uint64{"ok": 0, "refused": 0},
 		simulated: map[string]change{}, conditions: map[string]bool{}}
 	d.log, d.started = d.options.Log, d.options.Now()
-	d.beat = d.started
+	d.beats()
 	d.sampler = newSampler(d.log)
 	d.last, d.giveUp = context.WithCancel(context.Background())
 	if err := d.open(c); err != nil {

@@ -92,8 +92,36 @@ func (u *destinationUnit) run(ctx context.Context) (err error) {
 
 func (u *destinationUnit) report(q spool.QueueStats) status.Destination {
 	s := u.client.Status()
-	return status.Destination{Name: u.config.Name, Address: u.config.Address, State: s.State, Since: s.Since,
-		Messages: q.Messages, Bytes: q.Bytes, Oldest: q.Oldest, Quarantined: q.Quarantined, Delivered: q.Accepted}
+	return status.Destination{Name: u.config.Name, Address: u.config.Address, State: s.State, Since: s.Since, Connected: s.Connected,
+		LastAck: s.LastAck, Acks: s.Acks, Handshakes: s.Handshakes, Attempts: s.Attempts, Fault: s.Fault, Messages: q.Messages, Bytes: q.Bytes,
+		Oldest: q.Oldest, Quarantined: q.Quarantined, Delivered: q.Accepted, Durations: status.Durations(s.RoundTrips)}
 }
 
-func (c *conditions) destination(u *destinationUnit, t *status.Destination) {}
+// destination raises the conditions of a destination. A connection that is
+// closed because there is nothing to say is none.
+func (c *conditions) destination(u *destinationUnit, t *status.Destination) {
+	failing := !t.Connected && t.Attempts > 0
+	switch {
+	case failing && t.State == "refused":
+		c.down++
+		c.raise(status.Degraded, "platform-refused", t.Name, t.Since, "The platform fails our checks, or refuses ours: "+t.Fault+". Messages are kept.",
+			"Settle the certificates with the platform's operator; gatewayd tries again by itself.")
+	case failing && c.report.Now.Sub(t.Since) > unreachable:
+		c.down++
+		c.raise(status.Degraded, "platform-unreachable", t.Name, t.Since, "No connection: "+t.Fault+". Messages are kept.",
+			"Look at the network, at address in [[destination]] and at the platform; gatewayd tries again by itself.")
+	}
+	if t.State == "halted" {
+		c.down++
+		c.raise(status.Degraded, "queue-halted", t.Name, t.Since, "The platform rejected a message, and on_reject is halt: nothing more is sent.",
+			"Look at it: gatewayd spool ls --queue "+t.Name+"; then release or drop it.")
+	}
+	if t.Quarantined > 0 && t.State != "halted" {
+		c.raise(status.Degraded, "messages-quarantined", t.Name, time.Time{}, fmt.Sprintf("The platform rejected %d messages; they are set aside.", t.Quarantined),
+			"Look at the reasons: gatewayd spool ls --queue "+t.Name+"; then release or drop them.")
+	}
+	if u.panics.Load() > 0 {
+		c.raise(status.Degraded, "program-fault", t.Name, time.Time{}, "A fault of the program was contained to this destination.",
+			"Report it with the log: journalctl -u gatewayd; the condition ends with a restart.")
+	}
+}

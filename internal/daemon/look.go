@@ -21,8 +21,8 @@ const recently = 15 * time.Minute
 // every part, logs the conditions that came and went, and tells systemd.
 func (d *Daemon) look() {
 	r := d.Report()
+	d.beats()
 	d.mu.Lock()
-	d.beat = d.options.Now()
 	raised, cleared := d.differ(&r)
 	line := r.Line()
 	told := d.line == line
@@ -60,11 +60,16 @@ func (d *Daemon) differ(r *status.Report) (raised []status.Condition, cleared []
 	return raised, cleared
 }
 
-// Live returns why the process should be started again, or nil.
+// beats notes that the supervisor is alive.
+func (d *Daemon) beats() {
+	now := d.options.Now()
+	d.beat.Store(&now)
+}
+
+// Live returns why the process should be started again, or nil. It takes no
+// lock, for a lock that is never let go is one of the reasons.
 func (d *Daemon) Live() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if age := d.options.Now().Sub(d.beat); age > 10*d.options.Period {
+	if age := d.options.Now().Sub(*d.beat.Load()); age > 10*d.options.Period {
 		return fmt.Errorf("the supervisor stands still for %v", age.Round(time.Second))
 	}
 	return nil
