@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/drivers/port"
@@ -48,7 +49,7 @@ func (g *gatewayEnd) Datagrams() bool { return g.in.datagrams }
 func (g *gatewayEnd) StopReading()    { g.in.close(os.ErrDeadlineExceeded) }
 
 func (g *gatewayEnd) ReadBefore(p []byte, deadline time.Time) (int, error) {
-	return g.in.take(p, func() time.Time { return deadline })
+	return g.in.take(p, func() (time.Time, error) { return deadline, nil })
 }
 
 // A DeviceEnd is the end of the device: a stream, and a net.PacketConn for a
@@ -63,14 +64,14 @@ func (d *DeviceEnd) Read(p []byte) (int, error) { return d.in.take(p, d.until) }
 // ReadFrom reads a datagram of the gateway.
 func (d *DeviceEnd) ReadFrom(p []byte) (int, net.Addr, error) {
 	n, err := d.Read(p)
-	return n, linkAddr("gateway"), err
+	return n, gatewayAddr(), err
 }
 
 // WriteTo sends a datagram to the gateway, the only one there is.
 func (d *DeviceEnd) WriteTo(p []byte, _ net.Addr) (int, error) { return d.Write(p) }
 
 // LocalAddr is the address of the device.
-func (d *DeviceEnd) LocalAddr() net.Addr { return linkAddr("device") }
+func (d *DeviceEnd) LocalAddr() net.Addr { return deviceAddr() }
 
 // SetDeadline is SetReadDeadline: writes have a bound of their own.
 func (d *DeviceEnd) SetDeadline(t time.Time) error { return d.SetReadDeadline(t) }
@@ -87,16 +88,50 @@ func (d *DeviceEnd) SetReadDeadline(t time.Time) error {
 // SetWriteDeadline does nothing: a write waits for two seconds at most.
 func (d *DeviceEnd) SetWriteDeadline(time.Time) error { return nil }
 
-func (d *DeviceEnd) until() time.Time {
+func (d *DeviceEnd) until() (time.Time, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.deadline
+	return d.deadline, nil
 }
 
-type linkAddr string
+// A life is what a device has of the link from one power-on to the next: when
+// it is over, its reads and writes fail, and the link is left as it is.
+type life struct {
+	*DeviceEnd
+	over atomic.Bool
+}
 
-func (linkAddr) Network() string  { return "memory" }
-func (a linkAddr) String() string { return string(a) }
+func (l *life) end() {
+	l.over.Store(true)
+	l.in.wake()
+}
+
+func (l *life) until() (time.Time, error) {
+	if l.over.Load() {
+		return time.Time{}, io.ErrClosedPipe
+	}
+	return l.DeviceEnd.until()
+}
+
+func (l *life) Read(p []byte) (int, error) { return l.in.take(p, l.until) }
+
+func (l *life) ReadFrom(p []byte) (int, net.Addr, error) {
+	n, err := l.Read(p)
+	return n, gatewayAddr(), err
+}
+
+func (l *life) Write(p []byte) (int, error) {
+	if l.over.Load() {
+		return 0, io.ErrClosedPipe
+	}
+	return l.DeviceEnd.Write(p)
+}
+
+func (l *life) WriteTo(p []byte, _ net.Addr) (int, error) { return l.Write(p) }
+
+// The addresses of the ends: those that RFC 5737 keeps for examples.
+func gatewayAddr() net.Addr { return &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 40000} }
+func deviceAddr() net.Addr  { return &net.UDPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 1024} }
 
 // queue is one direction of a link.
 type queue struct {
@@ -105,6 +140,7 @@ type queue struct {
 	mu      sync.Mutex
 	items   [][]byte
 	size    int
+	discard bool          // nobody has the other end open
 	err     error         // what a read gives when nothing is left
 	changed chan struct{} // closed, and replaced, with each change
 }
@@ -134,6 +170,15 @@ func (q *queue) close(err error) {
 	q.change()
 }
 
+// listen says whether anybody has the other end open. What nobody reads is lost.
+func (q *queue) listen(open bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.discard = !open
+	q.items, q.size = nil, 0
+	q.change()
+}
+
 func (q *queue) put(p []byte, deadline time.Time) (int, error) {
 	for {
 		q.mu.Lock()
@@ -141,9 +186,9 @@ func (q *queue) put(p []byte, deadline time.Time) (int, error) {
 		case q.err != nil:
 			q.mu.Unlock()
 			return 0, io.ErrClosedPipe
-		case q.datagrams && len(q.items) >= linkDatagrams:
+		case q.discard || q.datagrams && len(q.items) >= linkDatagrams:
 			q.mu.Unlock()
-			return len(p), nil // as a network does
+			return len(p), nil // as a line or a network does
 		case q.datagrams || q.size < linkBytes:
 			q.items, q.size = append(q.items, bytes.Clone(p)), q.size+len(p)
 			q.change()
@@ -158,9 +203,15 @@ func (q *queue) put(p []byte, deadline time.Time) (int, error) {
 	}
 }
 
-func (q *queue) take(p []byte, until func() time.Time) (int, error) {
+func (q *queue) take(p []byte, until func() (time.Time, error)) (int, error) {
 	for {
-		deadline := until()
+		q.mu.Lock()
+		changed := q.changed
+		q.mu.Unlock()
+		deadline, err := until() // a later change of it closes changed
+		if err != nil {
+			return 0, err
+		}
 		q.mu.Lock()
 		switch {
 		case q.err == os.ErrClosed || q.err == os.ErrDeadlineExceeded:
@@ -174,7 +225,6 @@ func (q *queue) take(p []byte, until func() time.Time) (int, error) {
 			q.mu.Unlock()
 			return 0, q.err
 		}
-		changed := q.changed
 		q.mu.Unlock()
 		if !await(changed, deadline) {
 			return 0, os.ErrDeadlineExceeded
