@@ -10,10 +10,10 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 
 export GOTOOLCHAIN := local
 
-.PHONY: help build demo test lint fuzz soak interop bench cross generate clean
+.PHONY: help build demo test lint fuzz soak interop bench cross overlay test-tls generate clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## gatewayd and gatewaysim into bin/
 	@mkdir -p bin
@@ -48,6 +48,13 @@ cross: ## the firmware binaries for arm64 and armv7, stripped
 	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/arm64/ ./cmd/gatewayd
 	GOOS=linux GOARCH=arm GOARM=7 $(BUILD) -o bin/armv7/ ./cmd/gatewayd
 	@ls -l bin/arm64/gatewayd bin/armv7/gatewayd
+
+overlay: ## the edited crypto/tls that the build lays over the stock one
+	@$(GO) run ./tlsoverlay/gen
+
+test-tls: ## Go's own tests of crypto/tls, and ours inside it, under the overlay
+	$(GO) run ./tlsoverlay/gen -tests -out _build/tls-tests
+	@test/stock_tls.sh _build/tls-tests/overlay.json
 
 generate: ## the tables that are made from CSV
 	$(GO) generate ./...

@@ -32,6 +32,8 @@ var allowed = map[string][]string{
 	"spool":                  {},
 	"tlspolicy":              {},
 	"keystore":               {},
+	"tlsoverlay":             {},
+	"tlsoverlay/gen":         {},
 	"northbound":             {"mllp", "pcd", "spool", "tlspolicy"},
 	"drivers":                {"drivers/port", "observation"},
 	"drivers/port":           {},
