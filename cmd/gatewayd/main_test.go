@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
+	"github.com/bedside-gateway/gatewayd/internal/sim/platform"
+	"github.com/bedside-gateway/gatewayd/internal/status"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"gatewayd": func() { os.Exit(start()) }})
+}
+
+// TestCommandLine runs the conversations in testdata/script. Beside the usual
+// commands they have
+//
+//	exits CODE COMMAND...    the command ends with this exit code
+//	ready SOCKET             wait until a daemon answers there
+//	condition SOCKET NAME    wait until its report has the condition
+//	waiting SOCKET N         wait until N messages are in its spool
+//	platform NAME [ANSWERS]  a platform whose address is then in $NAME, with the certificates in pki/
+//	signal HUP|TERM          send a signal to what runs in the background
+//	stored NAME N            wait until it has stored N messages
+func TestCommandLine(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Condition: func(c string) (bool, error) {
+			return c == "shared" && os.Getenv("GATEWAY_SHARED") != "", nil
+		},
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("SHARED", os.Getenv("GATEWAY_SHARED"))
+			e.Values[platforms{}] = map[string]*platform.Platform{}
+			keys, err := pki.New(pki.Options{})
+			if err != nil {
+				return err
+			}
+			e.Values[certificates{}] = keys
+			return keys.Write(filepath.Join(e.WorkDir, "pki"))
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": exits, "ready": ready, "condition": condition, "waiting": waiting, "platform": startPlatform, "stored": stored, "signal": signals,
+		},
+	})
+}
+
+// Keys of what the commands of a script share.
+type (
+	platforms    struct{}
+	certificates struct{}
+)
+
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		e, ok := errors.AsType[*exec.ExitError](err)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = e.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// until asks a daemon for its report until holds is true.
+func until(ts *testscript.TestScript, socket, what string, holds func(status.Report) bool) {
+	client := status.NewClient(ts.MkAbs(socket))
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for tick := time.NewTicker(10 * time.Millisecond); ; {
+		r, err := client.Report(ctx)
+		if err == nil && holds(r) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			ts.Fatalf("%s: not within 20 s (%v)", what, err)
+		case <-tick.C:
+		}
+	}
+}
+
+func signals(ts *testscript.TestScript, _ bool, args []string) {
+	known := map[string]os.Signal{"HUP": syscall.SIGHUP, "TERM": syscall.SIGTERM}
+	for _, c := range ts.BackgroundCmds() {
+		ts.Check(c.Process.Signal(known[args[0]]))
+	}
+}
+
+func ready(ts *testscript.TestScript, _ bool, args []string) {
+	until(ts, args[0], "a daemon is ready", func(r status.Report) bool { return r.Ready })
+}
+
+func condition(ts *testscript.TestScript, _ bool, args []string) {
+	until(ts, args[0], args[1], func(r status.Report) bool {
+		for _, c := range r.Conditions {
+			if c.Name == args[1] {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func waiting(ts *testscript.TestScript, _ bool, args []string) {
+	until(ts, args[0], args[1]+" messages", func(r status.Report) bool { return strconv.Itoa(r.Spool.Messages) == args[1] })
+}
+
+func startPlatform(ts *testscript.TestScript, _ bool, args []string) {
+	keys := ts.Value(certificates{}).(*pki.PKI)
+	identity, err := keys.Identity("ecc-platform")
+	ts.Check(err)
+	answers, err := platform.ParseAnswers(strings.Join(args[1:], ","))
+	if len(args) == 1 {
+		answers, err = nil, nil
+	}
+	ts.Check(err)
+	p, err := platform.New(platform.Options{Certificates: []tls.Certificate{identity}, Roots: keys.Roots(), Answer: answers})
+	ts.Check(err)
+	ts.Check(p.Listen("127.0.0.1:0"))
+	ts.Defer(func() { p.Close() })
+	ts.Value(platforms{}).(map[string]*platform.Platform)[args[0]] = p
+	ts.Setenv(args[0], p.Address())
+}
+
+func stored(ts *testscript.TestScript, _ bool, args []string) {
+	p := ts.Value(platforms{}).(map[string]*platform.Platform)[args[0]]
+	want, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := p.Wait(ctx, func(c platform.Counts) bool { return c.Stored >= want }); err != nil {
+		ts.Fatalf("%d messages stored: %v; counts %+v", want, err, p.Counts())
+	}
+	if c := p.Counts(); c.Stored != want {
+		ts.Fatalf("%d messages stored, want %d", c.Stored, want)
+	}
+	fmt.Fprintf(ts.Stdout(), "%+v\n", p.Counts())
+}
