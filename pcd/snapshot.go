@@ -263,9 +263,11 @@ func (s *Snapshot) periodic(r *observation.Report) *batch {
 }
 
 func (s *Snapshot) batch(c Class, from time.Time) *batch {
-	b := new(batch)
+	var b *batch
 	if n := len(s.free); n > 0 {
 		b, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		b = new(batch)
 	}
 	b.reset(c, s.device)
 	b.patient, b.from = s.patient, from
@@ -442,6 +444,9 @@ func (s *Snapshot) close(b **batch, at time.Time) {
 		return
 	}
 	*b = nil
+	if !at.IsZero() && at.Before(c.latest) {
+		at = c.latest // our clock was set back
+	}
 	if c.class == Periodic && !at.IsZero() {
 		s.end = at
 	}

@@ -399,7 +399,7 @@ func (c *checker) when(g *orderGroup, r *row) {
 		return
 	}
 	end := g.to
-	if end.IsZero() {
+	if end.IsZero() || r.code == attrTimeAbs { // the clocks are read when the message is made
 		end = c.sent
 	}
 	if !end.IsZero() && at.After(end) {
