@@ -87,6 +87,11 @@ func openStore(f *os.File, readOnly bool, room int64) (st *store, err error) {
 		return nil, fmt.Errorf("the spool %s cannot be opened: %w", f.Name(), err)
 	}
 	st.db.AllocSize = growLeast
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	st.size = info.Size()
 	return st, st.measure()
 }
 

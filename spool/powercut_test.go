@@ -23,15 +23,15 @@ import (
 // must open, and keep every promise made before the cut. GATEWAY_SPOOL_CUTS is the number
 // of cuts.
 func TestNothingIsLostWhenThePowerFailsAtAnyInstant(t *testing.T) {
-	cuts := 400
+	cuts := 250 / slow
 	if n, err := strconv.Atoi(os.Getenv("GATEWAY_SPOOL_CUTS")); err == nil {
 		cuts = n
 	} else if testing.Short() {
-		cuts = 100
+		cuts = 100 / slow
 	}
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	must(t, err)
-	events := record(t, filepath.Join(dir, "spool.db"), 120)
+	events := record(t, filepath.Join(dir, "spool.db"), 120/slow)
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 3))
 	at := make([]int, cuts)

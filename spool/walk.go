@@ -348,9 +348,10 @@ func (w *walker) orphans(size int64, visit func(key, value []byte)) {
 		if id < w.pages && w.seen[id/64]&(1<<(id%64)) != 0 {
 			continue
 		}
-		p := make([]byte, pageSize) // whatever it says of itself: each record is judged for itself
+		p := make([]byte, pageSize)
 		_, err := w.file.ReadAt(p, int64(id)*pageSize)
-		if err != nil || native.Uint16(p[10:]) == 0 {
+		// Half of what it says of itself may be wrong: each record is judged for itself.
+		if err != nil || native.Uint64(p) != id && native.Uint16(p[8:]) != flagLeaf {
 			continue
 		}
 		if p, err = overflow(w.file, id, p, min(uint64(native.Uint32(p[12:])), pages-id-1, maxOverflow)); err != nil {
