@@ -1,0 +1,398 @@
+// Package platform is a reference platform: the far end that a gateway delivers
+// to. It takes PCD messages over MLLP inside mutual TLS, stores them and
+// acknowledges them by the rules, and it can be told to do what real platforms
+// do on bad days: refuse, answer late, twice, for another message or not at
+// all, hang up, and die.
+//
+// Tests and gatewaysim use it; the firmware never does. It counts what it got
+// by control ID, so that both ends of a run can be held against each other.
+package platform
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bedside-gateway/gatewayd/observation"
+	"github.com/bedside-gateway/gatewayd/pcd"
+)
+
+// Options say how the platform is set up. Certificates and Roots are required.
+type Options struct {
+	Certificates []tls.Certificate // ECC, RSA or both, each with its issuing CA (A4, A5)
+	Roots        *x509.CertPool    // what device certificates must chain to (A6)
+	// Authorised are the devices that may connect (A8); empty: every device
+	// with a good certificate.
+	Authorised []observation.EUI64
+
+	Dir    string // of the store; empty: in memory only
+	Strict bool   // refuse messages that break the profile, with CE or AE
+	Answer []Answer
+
+	MaxConnections   int           // default 64
+	MaxMessage       int           // bytes; default 1 MiB
+	HandshakeTimeout time.Duration // default 10 s
+	IdleTimeout      time.Duration // without a message; default 5 min
+	MessageTimeout   time.Duration // from its first byte to its last; default 30 s
+	Keep             int           // how many messages Messages gives; default 10000
+
+	Now func() time.Time
+	// Events is called, one call at a time, with what happens. It must not
+	// call the platform.
+	Events func(Event)
+}
+
+// An Event is something that happened at the platform.
+type Event struct {
+	Kind   EventKind
+	Remote string   // address of the peer
+	Peer   string   // common name of its certificate, once it is known
+	Stored *Message // of Stored and Again: borrowed
+	Text   string   // of Refused, Rejected, Closed: what and why
+}
+
+// An EventKind is the kind of an Event.
+type EventKind uint8
+
+// The kinds of events.
+const (
+	Listening EventKind = iota
+	Killed
+	Connected
+	Refused  // a connection: no certificate, a bad one, too many connections
+	Stored   // a message for the first time
+	Again    // a message that was stored before, under the same control ID
+	Rejected // a message that was not stored
+	Closed   // a connection
+)
+
+// A Message is a stored message.
+type Message struct {
+	Record   // of its first copy, but Copy counts all
+	Bytes    []byte
+	Document *Document
+	Findings []pcd.Finding
+}
+
+// Counts are what the platform counted since it was made, stored messages of
+// earlier runs included.
+type Counts struct {
+	Stored      int `json:"stored"`      // distinct messages
+	Again       int `json:"again"`       // further copies under the same control ID
+	Repeated    int `json:"repeated"`    // messages that say what a stored one said under another control ID
+	Conflicts   int `json:"conflicts"`   // a control ID used again for another content
+	Rejected    int `json:"rejected"`    // not stored, conflicts included
+	Findings    int `json:"findings"`    // breaches of the profile in stored messages
+	Connections int `json:"connections"` // accepted handshakes
+	Refused     int `json:"refused"`     // connections refused
+	Skipped     int `json:"skipped"`     // bytes outside of frames
+	Acks        int `json:"acks"`        // positive acknowledgements sent
+}
+
+// A Platform takes messages. Its methods are safe for concurrent use.
+type Platform struct {
+	o      Options
+	tls    *tls.Config
+	ids    *pcd.ControlIDs // of the acknowledgements
+	events sync.Mutex
+
+	mu       sync.Mutex
+	store    *store
+	script   script
+	known    map[string]*Record // by sender and control ID
+	digests  map[string]string  // of contents: the control ID that said it first
+	messages []*Message         // the last o.Keep
+	counts   Counts
+	address  string
+	life     *life // nil while dead
+	closed   bool
+}
+
+// A life is the time from Listen to Kill or Close.
+type life struct {
+	listener net.Listener
+	over     chan struct{}
+	running  sync.WaitGroup
+	conns    map[*net.TCPConn]struct{} // guarded by Platform.mu
+}
+
+// New makes a platform and opens its store. Listen starts it.
+func New(o Options) (*Platform, error) {
+	if len(o.Certificates) == 0 || o.Roots == nil {
+		return nil, errors.New("the platform needs a certificate with its key, and roots to judge devices by")
+	}
+	o.MaxConnections, o.MaxMessage = or(o.MaxConnections, 64), or(o.MaxMessage, 1<<20)
+	o.HandshakeTimeout, o.IdleTimeout = or(o.HandshakeTimeout, 10*time.Second), or(o.IdleTimeout, 5*time.Minute)
+	o.MessageTimeout, o.Keep = or(o.MessageTimeout, 30*time.Second), or(o.Keep, 10_000)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Events == nil {
+		o.Events = func(Event) {}
+	}
+	ids, err := pcd.NewControlIDs(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	p := &Platform{o: o, ids: ids, known: map[string]*Record{}, digests: map[string]string{}}
+	p.script.rest = slices.Clone(o.Answer)
+	p.tls = p.config()
+	if o.Dir == "" {
+		return p, nil
+	}
+	var records []Record
+	if p.store, records, err = openStore(o.Dir); err != nil {
+		return nil, err
+	}
+	for i := range records {
+		p.remember(&records[i])
+	}
+	return p, nil
+}
+
+func or[T comparable](v, otherwise T) T {
+	var zero T
+	if v == zero {
+		return otherwise
+	}
+	return v
+}
+
+// remember counts a row of the index: one of now or of an earlier run.
+func (p *Platform) remember(r *Record) {
+	if first := p.known[key(r.Sender, r.ControlID)]; first != nil {
+		first.Copy = r.Copy
+		p.counts.Again++
+		return
+	}
+	p.known[key(r.Sender, r.ControlID)] = r
+	p.counts.Stored++
+	p.counts.Findings += r.Findings
+	if _, said := p.digests[r.Digest]; said {
+		p.counts.Repeated++
+		return
+	}
+	p.digests[r.Digest] = r.ControlID
+}
+
+// key is what a receiver knows a message by: MSH-3 and MSH-10.
+func key(sender, controlID string) string { return sender + "|" + controlID }
+
+// config is the server side of mutual TLS: at least 1.2 (A2), a verified chain
+// and a device identifier that is authorised (A8). Nothing is resumed, so each
+// connection is judged anew.
+func (p *Platform) config() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, Certificates: p.o.Certificates,
+		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: p.o.Roots,
+		SessionTicketsDisabled: true, Time: p.o.Now,
+		VerifyConnection: func(s tls.ConnectionState) error { return p.authorise(s.PeerCertificates[0].Subject.CommonName) },
+	}
+}
+
+func (p *Platform) authorise(name string) error {
+	id, err := observation.ParseEUI64(name)
+	if err != nil {
+		return fmt.Errorf("the certificate's common name is no device identifier: %w", err)
+	}
+	if len(p.o.Authorised) > 0 && !slices.Contains(p.o.Authorised, id) {
+		return fmt.Errorf("device %s is not authorised here", id)
+	}
+	return nil
+}
+
+// Listen starts taking connections on address, host:port. Port 0 takes a free
+// one, which Address tells.
+func (p *Platform) Listen(address string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return net.ErrClosed
+	}
+	if p.life != nil {
+		return fmt.Errorf("the platform listens on %s already", p.address)
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	p.address = l.Addr().String()
+	p.life = &life{listener: l, over: make(chan struct{}), conns: map[*net.TCPConn]struct{}{}}
+	p.life.running.Add(1)
+	go p.accept(p.life)
+	return nil
+}
+
+// Address is where the platform listens or, while it is dead, last did.
+func (p *Platform) Address() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.address
+}
+
+// SetAnswer changes the answers from the next message on. No answers are the rules.
+func (p *Platform) SetAnswer(answers ...Answer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.script.rest = slices.Clone(answers)
+}
+
+// Kill is the death of the platform's machine as its peers see it: the listener
+// is gone and every connection is reset. What is stored stays.
+func (p *Platform) Kill() {
+	if p.end(func(c *net.TCPConn) {
+		_ = c.SetLinger(0) // close by reset; it fails only where it is closed already
+		_ = c.Close()
+	}) {
+		p.event(Event{Kind: Killed, Text: p.Address()})
+	}
+}
+
+// Restart brings a killed platform back to the same address.
+func (p *Platform) Restart() error { return p.Listen(p.Address()) }
+
+// Close ends the platform for good: it takes no more messages, sends the
+// answers that are due, and closes the store.
+func (p *Platform) Close() error {
+	p.end(func(c *net.TCPConn) { _ = c.CloseRead() }) // its reader sees the end; an answer under way still goes out
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if p.store == nil {
+		return nil
+	}
+	s := p.store
+	p.store = nil
+	return s.close()
+}
+
+// end ends the present life, if there is one, and waits for its goroutines.
+func (p *Platform) end(part func(*net.TCPConn)) bool {
+	p.mu.Lock()
+	l := p.life
+	p.life = nil
+	if l == nil {
+		p.mu.Unlock()
+		return false
+	}
+	close(l.over)
+	for c := range l.conns {
+		part(c)
+	}
+	p.mu.Unlock()
+	_ = l.listener.Close() // it is open: only this function closes it
+	l.running.Wait()
+	return true
+}
+
+// Counts are the figures of now.
+func (p *Platform) Counts() Counts {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.counts
+}
+
+// Messages are the messages of this run in the order of their arrival, the
+// last Options.Keep of them.
+func (p *Platform) Messages() []Message {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := make([]Message, len(p.messages))
+	for i, m := range p.messages {
+		list[i] = *m
+		list[i].Copy = p.known[key(m.Sender, m.ControlID)].Copy
+	}
+	return list
+}
+
+// Wait returns once condition holds for the counts, or with the error of ctx.
+func (p *Platform) Wait(ctx context.Context, condition func(Counts) bool) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !condition(p.Counts()) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w; the platform counted %+v", context.Cause(ctx), p.Counts())
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+func (p *Platform) event(e Event) {
+	p.events.Lock()
+	defer p.events.Unlock()
+	p.o.Events(e)
+}
+
+func (p *Platform) accept(l *life) {
+	defer l.running.Done()
+	p.event(Event{Kind: Listening, Text: l.listener.Addr().String()})
+	for {
+		c, err := l.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // out of file descriptors and the like: the next may do
+			p.event(Event{Kind: Refused, Text: err.Error()})
+			l.pause(10 * time.Millisecond)
+			continue
+		}
+		p.admit(l, c.(*net.TCPConn))
+	}
+}
+
+// pause waits, but not beyond the end of the life.
+func (l *life) pause(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-l.over:
+	}
+}
+
+// admit starts serving a connection unless there are too many.
+func (p *Platform) admit(l *life, c *net.TCPConn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	full := len(l.conns) >= p.o.MaxConnections
+	if p.life != l { // it ended just now
+		_ = c.SetLinger(0)
+		_ = c.Close()
+		return
+	}
+	if full {
+		p.counts.Refused++
+	} else {
+		l.conns[c] = struct{}{}
+	}
+	l.running.Go(func() {
+		if full {
+			p.event(Event{Kind: Refused, Remote: c.RemoteAddr().String(),
+				Text: fmt.Sprintf("%d connections are open, the limit", p.o.MaxConnections)})
+			_ = c.Close()
+			return
+		}
+		p.serve(l, c)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(l.conns, c)
+	})
+}
+
+// linger closes a connection whose handshake failed so that the peer gets to
+// see the alert: closing at once, with bytes of the peer unread, would send a
+// reset that overtakes it.
+func linger(c *net.TCPConn) {
+	_ = c.CloseWrite()
+	_ = c.SetReadDeadline(time.Now().Add(time.Second))
+	_, _ = io.Copy(io.Discard, io.LimitReader(c, 1<<20))
+	_ = c.Close()
+}
