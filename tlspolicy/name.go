@@ -57,13 +57,15 @@ func sameHost(a, b string) bool {
 	return len(a) == len(b) && lower(a) == lower(b)
 }
 
+// lower goes by bytes: strings.Map would make all that is not UTF-8 alike.
 func lower(s string) string {
-	return strings.Map(func(r rune) rune {
-		if 'A' <= r && r <= 'Z' {
-			return r + 'a' - 'A'
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
 		}
-		return r
-	}, s)
+	}
+	return string(b)
 }
 
 // mayName applies the constraints of a CA to a host.
