@@ -181,12 +181,20 @@ func AppendAck(dst, incoming []byte, code string, o AckOptions) ([]byte, error) 
 	dst = append(dst, "MSA|"...)
 	dst = append(dst, code...)
 	dst = append(dst, '|')
-	dst = msh.Field(10).AppendTo(dst, hl7.Standard)
-	dst = append(dst, '\r')
+	dst = append(appendID(dst, m.Delimiters(), msh.Field(10)), '\r')
 	for _, e := range o.Errors {
 		dst = appendERR(dst, e)
 	}
 	return dst, nil
+}
+
+// appendID repeats a control ID: byte for byte where that is possible, since
+// senders compare bytes, else as the text that it is.
+func appendID(dst []byte, d hl7.Delimiters, id hl7.Field) []byte {
+	if d == hl7.Standard {
+		return append(dst, id.Raw()...)
+	}
+	return hl7.AppendEscaped(dst, id.String())
 }
 
 func appendAckHeader(dst []byte, msh hl7.Segment, o AckOptions) []byte {

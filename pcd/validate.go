@@ -13,8 +13,12 @@ import (
 	"github.com/bedside-gateway/gatewayd/mdc"
 )
 
+// maxFindings bounds what a hostile message can make of Validate.
+const maxFindings = 1000
+
 // Validate checks a PCD-01 message against all Rules. It returns nothing for a
-// message that keeps them.
+// message that keeps them, and the first thousand findings for one that breaks
+// more.
 func Validate(b []byte) []Finding {
 	c := &checker{raw: b}
 	if err := c.m.Parse(b, hl7.Limits{}); err != nil {
@@ -63,6 +67,9 @@ type row struct {
 func (c *checker) report(r ruleID, path string) { c.reportText(r, path, rules[r].Text) }
 
 func (c *checker) reportText(r ruleID, path, text string) {
+	if len(c.findings) == maxFindings {
+		return
+	}
 	c.findings = append(c.findings, Finding{rules[r].Severity, path, rules[r].Name, text})
 }
 

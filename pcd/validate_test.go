@@ -352,6 +352,13 @@ func TestFindingsQuoteNoPatient(t *testing.T) {
 	}
 }
 
+func TestAHostileMessageCostsNoMoreThanItsSize(t *testing.T) {
+	text := wire(golden + strings.Repeat("OBX||x|||||||||||||\n", 19_000))
+	if n := len(pcd.Validate(text)); n != 1000 {
+		t.Errorf("%d findings, want the first 1000", n)
+	}
+}
+
 func FuzzValidate(f *testing.F) {
 	f.Add(wire(golden))
 	for _, c := range changes {

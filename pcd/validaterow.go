@@ -460,7 +460,7 @@ func (c *checker) tree(g *orderGroup) {
 }
 
 func appendMDS(list []uint64, n uint64) []uint64 {
-	if n == 0 || slices.Contains(list, n) { // 0 is the gateway itself
+	if n == 0 || len(list) > 1 || slices.Contains(list, n) { // 0 is the gateway itself; two are too many
 		return list
 	}
 	return append(list, n)
