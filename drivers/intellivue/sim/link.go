@@ -237,7 +237,8 @@ func (l *link) connect(now time.Time, pdu []byte) {
 	case err != nil:
 		m.counts.BadRequests++
 		m.o.Log.Info("association request not understood", slog.Any("error", err))
-	case l.state == linkAccepting: // the client repeats itself until the accept is there
+	case l.state == linkAccepting, l.state == linkCreating:
+		// The client repeats itself until the accept is there, and may cross it.
 	case m.refuse, m.busy > 0, l.state != linkIdle:
 		m.busy = max(m.busy-1, 0)
 		m.counts.Refusals++

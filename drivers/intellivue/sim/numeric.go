@@ -44,7 +44,6 @@ type numericObject struct {
 	name            string
 	compound        bool
 	episodic        bool
-	category        uint16
 	colour          uint16
 	values          func(v *vitals, c cuff) []reading
 }

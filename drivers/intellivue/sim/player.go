@@ -103,7 +103,7 @@ func (p *player) connect(now time.Time, pdu []byte) {
 	switch _, err := parseConnect(pdu); {
 	case err != nil:
 		p.count(func(c *Counts) { c.BadRequests++ })
-	case p.state == linkAccepting:
+	case p.state == linkAccepting, p.state == linkCreating: // repeated until the accept is there
 	case p.state != linkIdle:
 		p.count(func(c *Counts) { c.Refusals++ })
 		p.send(p.soon(now), refusePDU())

@@ -87,7 +87,6 @@ type poll struct {
 	sequence       uint16
 	most           int // objects by priority list; 0: all
 
-	waves     map[uint32]int // label: how many blocks it had
 	nextBlock int64
 	sent      bool
 }

@@ -253,7 +253,10 @@ func (w *waveObject) statics(handle uint16, paced bool) []attribute {
 	if len(w.leads) > 1 {
 		structure = 0x0103
 	}
-	if paced {
+	switch {
+	case !w.ecg:
+		mode = 0
+	case paced:
 		mode = 0x0220
 	}
 	list := []attribute{
@@ -271,7 +274,7 @@ func (w *waveObject) statics(handle uint16, paced bool) []attribute {
 		attr32(groupDynamic, attrLabel, w.label),
 		attribute{groupDynamic, attrLabelString, appendString(nil, w.name, 6)},
 		attr16(groupDynamic, attrUnit, w.unit))
-	if w.ecg {
+	if w.ecg || w.label == labelResp {
 		list = append(list, attr16(groupDynamic, attrMeasureMode, mode))
 	}
 	return append(list, attr16(groupDynamic, attrColour, w.colour), attr16(groupDynamic, attrMetricState, 0),
