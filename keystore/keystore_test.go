@@ -23,7 +23,7 @@ import (
 )
 
 var hospital = sync.OnceValue(func() *pki.PKI {
-	p, err := pki.New(pki.Options{Schemes: []pki.Scheme{pki.ECC, pki.RSA}})
+	p, err := pki.New(pki.Options{})
 	if err != nil {
 		panic(err)
 	}
@@ -68,14 +68,40 @@ func write(t *testing.T, name, text string, mode os.FileMode) string {
 	return path
 }
 
+// rsaDevice is the device's certificate for an RSA key, made here: a whole
+// hospital of RSA keys takes seconds.
+func rsaDevice(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	device, err := hospital().Find("device")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := hospital().Find("ecc-issuing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, device.Certificate, ca.Certificate, key.Public(), ca.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der, ca.Certificate.Raw}, PrivateKey: key, Leaf: leaf}
+}
+
 func TestLoadFileTakesEveryKindOfKeyFile(t *testing.T) {
-	for _, name := range []string{"device", "rsa-device"} {
-		chain, key := files(t, name)
-		id, err := hospital().Identity(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		forms := map[string]string{"PKCS 8": key}
+	ecc, err := hospital().Identity("device")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, id := range map[string]tls.Certificate{"ECC": ecc, "RSA": rsaDevice(t)} {
+		forms := map[string]string{"PKCS 8": pkcs8(t, id.PrivateKey)}
 		switch k := id.PrivateKey.(type) {
 		case *ecdsa.PrivateKey:
 			der, err := x509.MarshalECPrivateKey(k)
@@ -86,11 +112,11 @@ func TestLoadFileTakesEveryKindOfKeyFile(t *testing.T) {
 		case *rsa.PrivateKey:
 			forms["PKCS 1"] = encode("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(k))
 		}
+		chain := encode("CERTIFICATE", id.Certificate[0]) + "and between\n" + encode("CERTIFICATE", id.Certificate[1])
 		for form, key := range forms {
 			for _, mode := range []os.FileMode{0o600, 0o400} {
 				t.Run(name+" "+form+" "+mode.String(), func(t *testing.T) {
-					text := "some text that openssl writes\n" + strings.Join(chain, "and between\n")
-					got, err := LoadFile(write(t, "cert.pem", text, 0o644), write(t, "key.pem", key, mode))
+					got, err := LoadFile(write(t, "cert.pem", "some text that openssl writes\n"+chain, 0o644), write(t, "key.pem", key, mode))
 					if err != nil {
 						t.Fatal(err)
 					}
