@@ -222,7 +222,7 @@ func (m *demoMachine) Receive(now time.Time, p []byte) error {
 		m.hoard = append(m.hoard, p...)
 	}
 	if m.fault("allocates what a length says") && len(p) > 3 {
-		m.hoard = make([]byte, int(binary.BigEndian.Uint16(p[2:]))<<6)
+		m.hoard = make([]byte, int(binary.BigEndian.Uint16(p[2:]))<<5)
 		m.hoard = nil
 	}
 	if m.s.Datagrams {

@@ -98,7 +98,8 @@ func (d *DeviceEnd) until() (time.Time, error) {
 // it is over, its reads and writes fail, and the link is left as it is.
 type life struct {
 	*DeviceEnd
-	over atomic.Bool
+	over     atomic.Bool
+	deadline atomic.Pointer[time.Time]
 }
 
 func (l *life) end() {
@@ -106,11 +107,28 @@ func (l *life) end() {
 	l.in.wake()
 }
 
+func (l *life) SetDeadline(t time.Time) error { return l.SetReadDeadline(t) }
+
+func (l *life) SetReadDeadline(t time.Time) error {
+	l.deadline.Store(&t)
+	l.in.wake()
+	return nil
+}
+
+// Close ends this life: a device that closes its line does not cut the cable.
+func (l *life) Close() error {
+	l.end()
+	return nil
+}
+
 func (l *life) until() (time.Time, error) {
 	if l.over.Load() {
 		return time.Time{}, io.ErrClosedPipe
 	}
-	return l.DeviceEnd.until()
+	if t := l.deadline.Load(); t != nil {
+		return *t, nil
+	}
+	return time.Time{}, nil
 }
 
 func (l *life) Read(p []byte) (int, error) { return l.in.take(p, l.until) }

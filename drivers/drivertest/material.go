@@ -2,13 +2,14 @@ package drivertest
 
 import (
 	"bytes"
-	"fmt"
+	"hash/maphash"
 	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/drivers"
 	"github.com/bedside-gateway/gatewayd/drivers/port"
+	"github.com/bedside-gateway/gatewayd/mdc"
 	"github.com/bedside-gateway/gatewayd/observation"
 )
 
@@ -100,10 +101,10 @@ func randomBytes(r *rand.Rand, n int) []byte {
 }
 
 // budget is how many bytes a check plays in all, so that kits stay quick.
-const budget = 4 << 20
+const budget = 2 << 20
 
 // tries is how often m can be played for the budget.
-func (m *material) tries() int { return min(max(budget/(len(m.bytes())+1), 40), 2000) }
+func (m *material) tries() int { return min(max(budget/(len(m.bytes())+1), 40), 1000) }
 
 // points are up to n different numbers below limit, the first ones among them.
 func points(r *rand.Rand, limit, n int) []int {
@@ -122,28 +123,51 @@ func points(r *rand.Rand, limit, n int) []int {
 	return slices.Compact(all)
 }
 
-// values are what reports say, without the times.
-func values(reports []observation.Report) map[string]bool {
-	set := make(map[string]bool)
-	for _, r := range reports {
-		for _, o := range r.Observations {
-			if o.Value.Kind != observation.KindNone {
-				set[describe(o)] = true
-			}
+// A value is what a report says of one thing, without the times.
+type value struct {
+	code, unit, is mdc.Code
+	private        observation.Private
+	instance       uint8
+	kind           observation.Kind
+	number         observation.Decimal
+	text           string
+	samples        uint64
+}
+
+var sampleSeed = maphash.MakeSeed()
+
+func valueOf(o *observation.Observation) value {
+	v := value{code: o.Code, unit: o.Unit, is: o.Value.Code, private: o.Private, instance: o.Instance,
+		kind: o.Value.Kind, number: o.Value.Number, text: o.Value.Text}
+	if s := o.Value.Samples; s != nil {
+		var h maphash.Hash
+		h.SetSeed(sampleSeed)
+		for _, sample := range s.Values {
+			maphash.WriteComparable(&h, sample)
 		}
-		for _, a := range r.Alerts {
-			set[fmt.Sprintf("alert %v/%v %v %q", a.Code, a.Private, a.Priority, a.Text)] = true
+		v.samples = h.Sum64()
+	}
+	return v
+}
+
+// values are what reports say.
+func values(reports []observation.Report) map[value]bool {
+	set := make(map[value]bool)
+	for i := range reports {
+		for j := range reports[i].Observations {
+			set[valueOf(&reports[i].Observations[j])] = true
 		}
 	}
 	return set
 }
 
-// strange is a value of got that want has not, or nothing.
-func strange(got, want []observation.Report) string {
-	known := values(want)
-	for v := range values(got) {
-		if !known[v] {
-			return v
+// strange is a value of the reports that is not known, or nothing.
+func strange(reports []observation.Report, known map[value]bool) string {
+	for i := range reports {
+		for j := range reports[i].Observations {
+			if o := &reports[i].Observations[j]; o.Value.Kind != observation.KindNone && !known[valueOf(o)] {
+				return describe(*o)
+			}
 		}
 	}
 	return ""

@@ -38,6 +38,7 @@ type outcome struct {
 	good    int
 	ticks   int
 	hasty   int // times that Wake was not later than the Tick before it
+	first   int // records until the first report
 	refused string
 	lasted  time.Duration // until the end or the error
 	err     error
@@ -151,6 +152,9 @@ func (pl *player) all() error {
 		}
 		if err := pl.receive(r.Data); err != nil {
 			return err
+		}
+		if len(pl.o.reports) == 0 {
+			pl.o.first++
 		}
 	}
 	return pl.until(pl.now.Add(pl.p.quiet))
