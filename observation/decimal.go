@@ -75,7 +75,8 @@ func (d Decimal) String() string {
 	return string(d.Append(nil))
 }
 
-// ParseDecimal reads what Append writes.
+// ParseDecimal reads what Append writes: digits with at most one point among
+// them and a sign before them. The digits without the point fit 32 bits.
 func ParseDecimal(s string) (Decimal, error) {
 	text, point, e := make([]byte, 0, 24), false, 0
 	for i := range len(s) {
@@ -93,7 +94,7 @@ func ParseDecimal(s string) (Decimal, error) {
 	}
 	m, err := strconv.ParseInt(string(text), 10, 32)
 	if err != nil || e < math.MinInt8 {
-		return Decimal{}, fmt.Errorf("%q is no decimal number of nine digits", s)
+		return Decimal{}, fmt.Errorf("%q is no decimal number that fits 32 bits", s)
 	}
 	return NewDecimal(int32(m), int8(e)), nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"unique"
 
 	"github.com/bedside-gateway/gatewayd/mdc"
 )
@@ -60,22 +61,36 @@ func MAC48(mac [6]byte) EUI64 {
 // PHI is a text that identifies a patient. Whatever prints it, formats it, logs
 // it or marshals it gets the word REDACTED; only Reveal gives the text, and the
 // only callers of Reveal are those that write it into a message for the platform.
-type PHI struct{ text string }
+//
+// It holds no string but a handle of one: package fmt calls no method of a
+// field that it cannot reach, and would print what such a field holds. Equal
+// texts are equal PHI.
+type PHI struct{ text unique.Handle[string] }
 
 const redacted = "REDACTED"
 
-// NewPHI keeps s.
-func NewPHI(s string) PHI { return PHI{s} }
+// NewPHI keeps a copy of s.
+func NewPHI(s string) PHI {
+	if s == "" {
+		return PHI{}
+	}
+	return PHI{unique.Make(s)}
+}
 
 // Empty reports whether there is no text.
-func (p PHI) Empty() bool { return p.text == "" }
+func (p PHI) Empty() bool { return p == PHI{} }
 
 // Reveal is the text itself.
-func (p PHI) Reveal() string { return p.text }
+func (p PHI) Reveal() string {
+	if p.Empty() {
+		return ""
+	}
+	return p.text.Value()
+}
 
 // String hides the text.
 func (p PHI) String() string {
-	if p.text == "" {
+	if p.Empty() {
 		return ""
 	}
 	return redacted

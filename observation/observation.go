@@ -20,8 +20,10 @@ import (
 // they point to are valid only during the call that hands it over. A receiver
 // copies what it keeps.
 type Report struct {
-	Device  *Device
-	Patient *Patient // nil where the protocol says nothing of the patient
+	Device *Device
+	// Patient is whom the device tells of, in every report from when it first
+	// did. nil is nobody: what is measured then is no known patient's.
+	Patient *Patient
 	// Received is the gateway's time of arrival.
 	Received time.Time
 	// DeviceClock is what the clock of the device showed at Received; zero
@@ -68,7 +70,8 @@ type Observation struct {
 	Site   mdc.Code // body site; 0 if not told
 	Limits Limits   // alarm limits in force, in Unit
 
-	// Time is when the value was measured, by the gateway's clock.
+	// Time is when the value was measured, by the gateway's clock; of samples,
+	// when the first one was. Zero where nothing tells it but the arrival.
 	Time time.Time
 	// DeviceTime is the same instant as the clock of the device shows it; zero
 	// where the device does not tell it.

@@ -50,12 +50,8 @@ func newPatient(p *observation.Patient) *patient {
 	if p == nil {
 		return nil
 	}
-	c := *p
-	for _, s := range []*observation.PHI{&c.ID, &c.Given, &c.Family, &c.Middle, &c.Born} {
-		*s = observation.NewPHI(strings.Clone(s.Reveal()))
-	}
-	n := &patient{said: c}
-	if born := c.Born.Reveal(); dateOfBirth(born) {
+	n := &patient{said: *p}
+	if born := p.Born.Reveal(); dateOfBirth(born) {
 		n.born = born
 	}
 	return n
