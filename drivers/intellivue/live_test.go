@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,10 +20,12 @@ import (
 type bedside struct {
 	monitor *sim.Monitor
 	session *drivers.Session
-	sent    map[string]int // values that the monitor sent
-	got     map[string]int // values that were reported
-	last    observation.Report
-	blocks  map[string]int
+
+	mu     sync.Mutex     // held by the test but while it waits
+	sent   map[string]int // values that the monitor sent
+	got    map[string]int // values that were reported
+	last   observation.Report
+	blocks map[string]int
 }
 
 // An openLine can be opened again after it was closed.
@@ -40,6 +43,8 @@ func atBedside(t *testing.T, datagrams bool, o sim.Options, options map[string]s
 			if n.State&(stateInvalid|stateUnavailable|stateCalibrating) != 0 || value == "" {
 				value = "none"
 			}
+			b.mu.Lock()
+			defer b.mu.Unlock()
 			b.sent[fmt.Sprintf("%v %s", metricTerm(n.Physio).code, value)]++
 		}
 		m, err := sim.New(o)
@@ -66,7 +71,9 @@ func atBedside(t *testing.T, datagrams bool, o sim.Options, options map[string]s
 			}
 			ended <- m.ServeStream(ctx, theirs)
 		}()
+		b.mu.Lock()
 		f(b)
+		b.mu.Unlock()
 		cancel()
 		<-ended
 		<-ended
@@ -75,11 +82,15 @@ func atBedside(t *testing.T, datagrams bool, o sim.Options, options map[string]s
 
 // wait lets time pass until the machine is at rest.
 func (b *bedside) wait(d time.Duration) {
+	b.mu.Unlock()
 	time.Sleep(d)
 	synctest.Wait()
+	b.mu.Lock()
 }
 
 func (b *bedside) take(r *observation.Report) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for _, o := range r.Observations {
 		switch o.Value.Kind {
 		case observation.KindNumber, observation.KindNone:
