@@ -32,6 +32,7 @@ var allowed = map[string][]string{
 	"spool":                  {},
 	"tlspolicy":              {},
 	"keystore":               {},
+	"revocation":             {},
 	"tlsoverlay":             {},
 	"tlsoverlay/gen":         {},
 	"northbound":             {"mllp", "pcd", "spool", "tlspolicy"},
