@@ -44,7 +44,12 @@ const (
 	demoTrailer = 4
 )
 
-var errShort = errors.New("more is to come")
+var (
+	errShort = errors.New("more is to come")
+	errStart = errors.New("no start of a frame")
+	errLong  = errors.New("too long")
+	errCheck = errors.New("wrong check value")
+)
 
 func demoFrame(kind byte, payload ...byte) []byte {
 	b := append([]byte{2, kind, 0, 0}, payload...)
@@ -64,15 +69,15 @@ func (d *demo) parse(b []byte) (kind byte, payload []byte, n int, err error) {
 	n = demoHeader + length + demoTrailer
 	switch {
 	case b[0] != 2:
-		return 0, nil, 0, errors.New("no start")
+		return 0, nil, 0, errStart
 	case length > demoMax && !d.faults["believes any length"]:
-		return 0, nil, 0, errors.New("too long")
+		return 0, nil, 0, errLong
 	case len(b) < n:
 		return 0, nil, 0, errShort
 	}
 	sum := binary.BigEndian.Uint32(b[n-demoTrailer:])
 	if sum != crc32.ChecksumIEEE(b[:n-demoTrailer]) && !d.faults["ignores the check value"] {
-		return 0, nil, 0, errors.New("check value")
+		return 0, nil, 0, errCheck
 	}
 	return b[1], b[demoHeader : demoHeader+length], n, nil
 }

@@ -82,7 +82,16 @@ const (
 	rawPiece  = 1 << 12
 )
 
-// ReadRecording reads a recording record by record. The data of a record is
+// ReadRecording reads a recording record by record.
+//
+// Recordings in text have one record a line, and comments that begin with #.
+// There are three kinds of lines:
+//
+//	2026-11-24T21:08:25.678901234Z < 3 C00111    as a Recorder writes it: time, direction, length, bytes
+//	17 125.443 M->H 3 C00111                     number, seconds, direction (M monitor, H host), length, bytes
+//	C0 01 11                                     the bytes of the device, spaces where one likes
+//
+// The data of a record is
 // valid until the next. An error that is ErrTorn (see errors.Is) is a warning
 // and more may follow; any other error is the end.
 func ReadRecording(r io.Reader, o ReadOptions) iter.Seq2[Record, error] {

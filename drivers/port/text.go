@@ -11,15 +11,8 @@ import (
 	"time"
 )
 
-// Recordings in text have one record a line, and comments that begin with #.
-// There are three kinds of lines:
-//
-//	2026-11-24T21:08:25.678901234Z < 3 C00111     as a Recorder writes it: time, direction, length, bytes
-//	17 125.443 M->H 3 C00111                      number, seconds, direction (M monitor, H host), length, bytes
-//	C0 01 11                                      the bytes of the device, spaces where one likes
-//
-// A file that begins with the header of a Recorder has lines of the first kind only.
-
+// recordingHeader begins what a Recorder writes. A file that begins with it has
+// lines as a Recorder writes them, and no others.
 const recordingHeader = "# gatewayd recording"
 
 type lineKind uint8
