@@ -124,7 +124,8 @@ func BenchmarkEnqueue(b *testing.B) {
 			path := filepath.Join(dir, "bench-spool.db")
 			os.Remove(path)
 			defer os.Remove(path)
-			s := open(b, path, Options{})
+			defer os.Remove(path + journalSuffix)
+			s := open(b, path, Options{MaxBytes: 1 << 30})
 			var fresh, over, ours []time.Duration
 			var before, after runtime.MemStats
 			allocs, total, round := uint64(0), 0, 0

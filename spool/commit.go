@@ -1,11 +1,14 @@
 package spool
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"runtime"
 	"slices"
 	"time"
+
+	"go.etcd.io/bbolt"
 )
 
 // An op is one change that somebody waits for.
@@ -209,27 +212,31 @@ func (s *Spool) commit(batch []*op) {
 	p := s.plan(batch, true)
 	s.mu.Unlock()
 	err := s.perform(p)
-	if err != nil && len(p.adds) > 0 && len(p.ops) > len(p.adds) && s.store != nil {
-		p, err = s.withoutAdds(p, err)
+	switch {
+	case err == nil || s.store == nil:
+	case p.index != s.index: // the file was damaged, and is another one now
+		p, err = s.again(p, err, func(*op) bool { return true })
+	case len(p.adds) > 0 && len(p.ops) > len(p.adds): // what only removes needs no room
+		p, err = s.again(p, err, func(o *op) bool { return o.kind != opEnqueue })
 	}
 	s.settle(p, err)
 	s.tell(p)
 }
 
-// withoutAdds tries again with what only removes: that needs no room on the disk.
-func (s *Spool) withoutAdds(p *plan, err error) (*plan, error) {
+// again tries once more, with the ops that keep says; the others fail with err.
+func (s *Spool) again(p *plan, err error, keep func(*op) bool) (*plan, error) {
 	s.mu.Lock()
 	s.letGo(p)
-	var rest []*op
+	var ops []*op
 	for _, o := range p.ops {
-		if o.kind == opEnqueue {
+		if keep(o) {
+			ops = append(ops, o)
+		} else {
 			o.err = err
 			p.refused = append(p.refused, o)
-		} else {
-			rest = append(rest, o)
 		}
 	}
-	again := s.plan(rest, true)
+	again := s.plan(ops, true)
 	again.refused = append(again.refused, p.refused...)
 	s.mu.Unlock()
 	return again, s.perform(again)
@@ -605,13 +612,31 @@ func (s *Spool) failed(err error, id int) error {
 	return err
 }
 
-// describeDrops reads what is told of the dropped entries, while it is there.
+// describeDrops reads what is told of the dropped entries, while it is there. Where it
+// cannot be read they are dropped all the same, and told without it.
 func (s *Spool) describeDrops(p *plan) {
 	p.drops = p.drops[:0]
+	if !slices.ContainsFunc(p.removes, func(r removal) bool { return r.dropped }) {
+		return
+	}
+	clear := map[uint64]header{}
+	s.store.view(func(tx *bbolt.Tx) error {
+		records := tx.Bucket(recordsBucket)
+		for _, r := range p.removes {
+			v, ok := s.over.records[r.it.id]
+			if !ok {
+				v = records.Get(idKey(r.it.id))
+			}
+			if h, _, err := parseRecord(v); err == nil && r.dropped {
+				h.device, h.control = bytes.Clone(h.device), bytes.Clone(h.control)
+				clear[r.it.id] = h
+			}
+		}
+		return nil
+	})
 	for _, r := range p.removes {
 		if r.dropped {
-			v, _ := s.record(r.it.id)
-			p.drops = append(p.drops, describeDrop(r, v))
+			p.drops = append(p.drops, describeDrop(r, clear[r.it.id]))
 		}
 	}
 }
@@ -626,12 +651,9 @@ func (s *Spool) record(id uint64) ([]byte, error) {
 }
 
 // describeDrop is what is told of a dropped entry.
-func describeDrop(r removal, v []byte) Drop {
-	d := Drop{ID: r.it.id, Queue: r.it.queue.name, Class: r.it.class, Made: time.UnixMicro(r.it.made).UTC(), Cause: causes[r.cause], Reason: r.why}
-	if h, _, err := parseRecord(v); err == nil {
-		d.Device, d.ControlID = string(h.device), string(h.control)
-	}
-	return d
+func describeDrop(r removal, h header) Drop {
+	return Drop{ID: r.it.id, Queue: r.it.queue.name, Device: string(h.device), ControlID: string(h.control), Class: r.it.class,
+		Made: time.UnixMicro(r.it.made).UTC(), Cause: causes[r.cause], Reason: r.why}
 }
 
 // settle makes the index what the file is now.

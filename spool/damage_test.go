@@ -5,25 +5,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 const imageEntries = 60
 
-// image makes a spool whose tree has several levels of pages and whose journal goes on
+// image makes a spool, the same each time, whose tree has several levels of pages and whose journal goes on
 // from it, and gives both files: of the entries 1 to imageEntries the first three were
 // accepted, and the last ones are in the journal only.
 func image(t testing.TB) (tree, log []byte) {
 	t.Helper()
 	path := newPath(t)
-	s := open(t, path, Options{journal: 64 << 10})
+	o := Options{journal: 64 << 10, Random: rand.NewChaCha8([32]byte{}), Now: func() time.Time { return time.Date(2026, 5, 1, 8, 0, 0, 0, time.UTC) }}
+	s := open(t, path, o)
 	for i := range imageEntries {
 		if i == imageEntries-8 {
 			must(t, s.Close())
-			s = open(t, path, Options{journal: 64 << 10})
+			s = open(t, path, o)
 		}
 		control := fmt.Sprint("c", i)
 		_, err := s.Enqueue(context.Background(), Entry{Queue: "q", Device: "bed", ControlID: control, Payload: childPayload(control)[:min(900, len(childPayload(control)))]})
@@ -298,6 +301,10 @@ func TestPagesThatTurnBadWhileTheSpoolRunsAreSalvagedAndItGoesOn(t *testing.T) {
 			path := lay(t, tree, log)
 			s := open(t, path, Options{})
 			c.damage(path)
+			must(t, s.Drop(4, "c3 goes from its page with the next transaction"))
+			for i := range 40 { // and that comes when the journal is full
+				put(t, s, "q", fmt.Sprint("more ", i), Alert)
+			}
 			put(t, s, "q", "last", Alert)
 			for q := s.Queue("q"); ; {
 				e := next(t, q)
@@ -383,4 +390,75 @@ func mutate(tree, log []byte, c [5]byte) ([]byte, []byte) {
 		}
 	}
 	return tree, log
+}
+
+// FuzzWalk reads any tree without panic, and visits nothing twice.
+func FuzzWalk(f *testing.F) {
+	tree, log := image(f)
+	f.Add([]byte{})
+	f.Add([]byte{0x30, 0x30, 12, 3, 0x0F})
+	f.Add([]byte{0x50, 0x40, 0, 3, 0, 0x50, 0x50, 0, 3, 0}) // pages over others
+	f.Fuzz(func(t *testing.T, change []byte) {
+		b := bytes.Clone(tree)
+		for len(change) >= 5 {
+			c := [5]byte(change)
+			c[0] &= 0x7F
+			b, _ = mutate(b, log, c)
+			change = change[5:]
+		}
+		r := bytes.NewReader(b)
+		top, err := readMeta(r)
+		if err != nil {
+			return
+		}
+		seen := map[string]bool{}
+		w := &walker{file: r, visit: func(bucket string, k, v []byte) error {
+			if seen[bucket+string(k)] {
+				return fmt.Errorf("%s %x comes twice", bucket, k)
+			}
+			seen[bucket+string(k)] = true
+			return nil
+		}}
+		must(t, w.walk(top, int64(len(b))))
+		if len(w.damage) == 0 && len(seen) < imageEntries-8-3 {
+			t.Errorf("%d keys are missing, and nothing is damaged", imageEntries-8-3-len(seen))
+		}
+		w.orphans(int64(len(b)), func(k, v []byte) {})
+	})
+}
+
+// FuzzChanges replays any block: nothing gets in that is not authentic.
+func FuzzChanges(f *testing.F) {
+	_, log := image(f)
+	j := &journal{size: int64(len(log))}
+	name := filepath.Join(f.TempDir(), "journal")
+	must(f, os.WriteFile(name, log, 0o600))
+	var err error
+	j.file, err = os.Open(name)
+	must(f, err)
+	defer j.close()
+	for at := range int64(4) {
+		_, _, changes, _ := j.block(at * pageSize)
+		f.Add(changes)
+	}
+	f.Add([]byte{changeRemove, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 9})
+	f.Fuzz(func(t *testing.T, changes []byte) {
+		c, err := newSealer(testKey, rand.NewChaCha8([32]byte{1}))
+		must(t, err)
+		for _, unsure := range []bool{false, true} {
+			x, o := newIndex(time.Now()), newOverlay()
+			r := &replayer{seal: c, index: x, over: o, unsure: unsure}
+			r.apply(changes, false)
+			r.apply(changes, true)
+			for id, it := range x.items {
+				_, _, err := c.openRecord(nil, id, o.records[id])
+				if err != nil || unsure != (it.state == Quarantined) && unsure {
+					t.Errorf("entry %d is %v, %v", id, it.state, err)
+				}
+			}
+			if len(x.items) != len(o.records) {
+				t.Errorf("%d entries, %d records", len(x.items), len(o.records))
+			}
+		}
+	})
 }

@@ -68,15 +68,15 @@ func lockFile(path string, readOnly bool, limit time.Duration) (*os.File, error)
 
 // openStore lets bbolt have a file that was checked.
 //
-// The free list is not written: after a long outage it would be some hundred kilobytes in
-// every commit. bbolt finds the free pages when it opens the file.
+// The free list is written with each transaction, as bbolt does by default: without it,
+// bbolt looks for the free pages after a failed one in a goroutine of its own, where a
+// damaged page is a panic that nobody can recover from.
 func openStore(f *os.File, readOnly bool, room int64) (st *store, err error) {
 	st = &store{file: f}
 	defer contain(&err)
 	st.db, err = bbolt.Open(f.Name(), 0o600, &bbolt.Options{
 		Timeout:         time.Second,
 		ReadOnly:        readOnly,
-		NoFreelistSync:  true,
 		FreelistType:    bbolt.FreelistArrayType, // gives the lowest page first: the file stays short
 		PageSize:        pageSize,
 		InitialMmapSize: int(room), // so that the map is never moved, which would wait for readers
@@ -208,7 +208,15 @@ func contain(err *error) {
 func (st *store) update(f func(*bbolt.Tx) error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer contain(&err)
-	if err := st.db.Update(f); err != nil {
+	tx, err := st.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // after a commit it does nothing; after a panic it reads no page
+	if err := f(tx); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
 		return err
 	}
 	return st.measure()

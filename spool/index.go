@@ -108,7 +108,7 @@ type queueIndex struct {
 	claimed  *item // what Next gave last, until it is settled
 	counts   counts
 	noRoom   uint64        // entries that were not taken, as the rule gave up nothing for them
-	wake     chan struct{} // closed when there may be something new
+	wake     chan struct{} // closed when there may be something new; nil: nobody waits
 }
 
 func newIndex(now time.Time) *index {
@@ -120,7 +120,7 @@ func newIndex(now time.Time) *index {
 func (x *index) queue(name string) *queueIndex {
 	q := x.queues[name]
 	if q == nil {
-		q = &queueIndex{name: name, wake: make(chan struct{})}
+		q = &queueIndex{name: name}
 		x.queues[name] = q
 	}
 	return q
@@ -128,8 +128,10 @@ func (x *index) queue(name string) *queueIndex {
 
 // wakeUp lets everybody look who waits for the queue.
 func (q *queueIndex) wakeUp() {
-	close(q.wake)
-	q.wake = make(chan struct{})
+	if q.wake != nil {
+		close(q.wake)
+		q.wake = nil
+	}
 }
 
 // hash is that of a control ID within its queue.

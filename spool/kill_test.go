@@ -15,7 +15,7 @@ import (
 // delivers, again and again on the same files. GATEWAY_SPOOL_KILLS is the number of
 // rounds.
 func TestNothingIsLostWhenTheProcessIsKilledAtAnyInstant(t *testing.T) {
-	rounds := 30
+	rounds := 40 / (1 + slow/3)
 	if n, err := strconv.Atoi(os.Getenv("GATEWAY_SPOOL_KILLS")); err == nil {
 		rounds = n
 	} else if testing.Short() {

@@ -45,15 +45,6 @@ func (m *model) bytes(f func(*modelEntry) bool) (n int64) {
 	return n
 }
 
-func (m *model) find(id uint64) *modelEntry {
-	for _, e := range m.entries {
-		if e.ID == id {
-			return e
-		}
-	}
-	return nil
-}
-
 func (m *model) remove(id uint64) {
 	m.entries = slices.DeleteFunc(m.entries, func(e *modelEntry) bool { return e.ID == id })
 	for q, c := range m.claimed {
@@ -147,7 +138,7 @@ func (m *model) reopen() {
 }
 
 func TestTheSpoolDoesWhatTheModelDoes(t *testing.T) {
-	rounds := 12
+	rounds := 12 / (1 + slow/3)
 	if testing.Short() {
 		rounds = 3
 	}

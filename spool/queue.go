@@ -91,6 +91,9 @@ func (q *Queue) claim() (*item, chan struct{}, error) {
 	x := s.index.queue(q.name)
 	it := x.live.first(nil)
 	if it == nil || it.held {
+		if x.wake == nil {
+			x.wake = make(chan struct{})
+		}
 		return nil, x.wake, nil
 	}
 	x.claimed = it

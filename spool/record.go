@@ -45,14 +45,15 @@ type header struct {
 	queue, device, control []byte
 }
 
-// A sealer seals and opens records with keys derived from one key. It is not safe for
-// concurrent use of seal; open may be called by one goroutine at a time.
+// A sealer seals and opens records with keys derived from one key, for one goroutine at
+// a time.
 type sealer struct {
 	key     [32]byte
 	session [sessionSize]byte
 	counter uint64
 	current cipher.AEAD
 	opened  map[[sessionSize]byte]cipher.AEAD
+	data    []byte // the associated data of the last value
 }
 
 // newSealer begins a session with a number from random.
@@ -129,15 +130,16 @@ func (c *sealer) sealRecord(dst []byte, id uint64, e *Entry, stored time.Time) [
 	for _, name := range [...]string{e.Queue, e.Device, e.ControlID} {
 		dst = append(append(dst, byte(len(name))), name...)
 	}
-	return c.current.Seal(dst, nonce[:], e.Payload, associated("record", id, dst[start:]))
+	return c.current.Seal(dst, nonce[:], e.Payload, c.associated("record", id, dst[start:]))
 }
 
-// associated is the associated data of a value: what it is, its ID, its clear part.
-func associated(kind string, id uint64, clear []byte) []byte {
-	b := make([]byte, 0, len(kind)+8+len(clear))
-	b = append(b, kind...)
-	b = binary.BigEndian.AppendUint64(b, id)
-	return append(b, clear...)
+// associated is the associated data of a value: what it is, its ID, its clear part. It is
+// valid until the next one.
+func (c *sealer) associated(kind string, id uint64, clear []byte) []byte {
+	c.data = append(c.data[:0], kind...)
+	c.data = binary.BigEndian.AppendUint64(c.data, id)
+	c.data = append(c.data, clear...)
+	return c.data
 }
 
 // parseRecord splits a record into its header and the offset of the sealed payload.
@@ -169,7 +171,7 @@ func (c *sealer) openRecord(dst []byte, id uint64, v []byte) (header, []byte, er
 	if err != nil {
 		return h, nil, err
 	}
-	payload, err := c.open(dst, v[18:], v[sealed:], associated("record", id, v[:sealed]))
+	payload, err := c.open(dst, v[18:], v[sealed:], c.associated("record", id, v[:sealed]))
 	return h, payload, err
 }
 
@@ -204,7 +206,7 @@ func (c *sealer) sealMark(dst []byte, id uint64, m mark) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, counter)
 	plain := append([]byte{byte(m.state)}, binary.BigEndian.AppendUint32(nil, m.attempts)...)
 	plain = append(plain, m.reason...)
-	return c.current.Seal(dst, nonce[:], plain, associated("mark", id, dst[start:]))
+	return c.current.Seal(dst, nonce[:], plain, c.associated("mark", id, dst[start:]))
 }
 
 func (c *sealer) openMark(id uint64, v []byte) (mark, error) {
@@ -212,7 +214,7 @@ func (c *sealer) openMark(id uint64, v []byte) (mark, error) {
 	if len(v) < clear+5+tagSize || v[0] != markVersion {
 		return mark{}, errUnauthentic
 	}
-	plain, err := c.open(nil, v[1:], v[clear:], associated("mark", id, v[:clear]))
+	plain, err := c.open(nil, v[1:], v[clear:], c.associated("mark", id, v[:clear]))
 	if err != nil || State(plain[0]) > Quarantined {
 		return mark{}, errUnauthentic
 	}

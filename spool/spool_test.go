@@ -22,6 +22,9 @@ var testKey = [32]byte{1, 2, 3}
 func open(t testing.TB, path string, o Options) *Spool {
 	t.Helper()
 	o.Key = testKey
+	if o.MaxAge == 0 {
+		o.MaxAge = 1_000_000 * time.Hour
+	}
 	s, err := Open(path, o)
 	if err != nil {
 		t.Fatal(err)
