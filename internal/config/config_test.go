@@ -8,7 +8,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -24,8 +23,6 @@ import (
 	"github.com/bedside-gateway/gatewayd/drivers/port"
 	"github.com/bedside-gateway/gatewayd/mdc"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // asker is a driver whose devices answer when asked, on a line or over UDP.
 type asker struct{ drivers.Driver }

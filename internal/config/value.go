@@ -94,7 +94,7 @@ func label(p *string) kind {
 			return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.", r)
 		}
 		if s == "" || len(s) > 32 || strings.ContainsFunc(s, bad) {
-			return fmt.Errorf("%.40q is no name; write 1 to 32 letters, digits, - _ or .", s)
+			return fmt.Errorf("%.40q is no name; write 1 to 32 letters, digits, dots, - or _", s)
 		}
 		*p = s
 		return nil

@@ -46,6 +46,8 @@ type Options struct {
 
 	Random io.Reader        // nil: crypto/rand
 	Now    func() time.Time // nil: time.Now
+	// LockTimeout is how long to wait for another process to let the spool go; 0: 2 s.
+	LockTimeout time.Duration
 	// Open opens a port; nil: the port itself.
 	Open   func(context.Context, port.Spec, port.Line) (port.Port, error)
 	Timing drivers.Timing
@@ -60,7 +62,6 @@ type Daemon struct {
 	sampler *sampler
 	server  *status.Server
 	started time.Time
-	socket  string
 
 	beat     atomic.Pointer[time.Time] // of the supervisor
 	lastDrop atomic.Int64              // Unix nanoseconds; the spool tells of drops under its own lock
@@ -143,7 +144,7 @@ func (d *Daemon) open(c *config.Config) error {
 		return err
 	}
 	d.spool, err = spool.Open(filepath.Join(c.Gateway.StateDir, SpoolFile), spool.Options{Key: key, MaxBytes: c.Spool.MaxBytes,
-		MaxAge: c.Spool.MaxAge, Now: d.options.Now, Log: d.log, Dropped: d.dropped})
+		MaxAge: c.Spool.MaxAge, LockTimeout: d.options.LockTimeout, Now: d.options.Now, Log: d.log, Dropped: d.dropped})
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}

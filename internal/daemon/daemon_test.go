@@ -485,7 +485,9 @@ func TestTwoGatewaysOnOneSpoolAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(c, h.options); !errors.Is(err, spool.ErrLocked) {
+	second := h.options
+	second.LockTimeout = 20 * time.Millisecond
+	if _, err := New(c, second); !errors.Is(err, spool.ErrLocked) {
 		t.Errorf("%v", err)
 	}
 	if _, err := status.NewClient(c.Gateway.StatusSocket).Report(t.Context()); err != nil {

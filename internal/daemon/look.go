@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/internal/status"
@@ -29,7 +30,11 @@ func (d *Daemon) look() {
 	d.line = line
 	d.mu.Unlock()
 	for _, c := range raised {
-		d.log.Warn(c.Text, "condition", c.Name, "subject", c.Subject, "next", c.Next)
+		log := d.log.With("condition", c.Name)
+		if c.Subject != "" {
+			log = log.With("subject", c.Subject)
+		}
+		log.Warn(c.Text, "next", c.Next)
 	}
 	for _, name := range cleared {
 		d.log.Info("a condition is over", "condition", name)
@@ -45,7 +50,7 @@ func (d *Daemon) look() {
 func (d *Daemon) differ(r *status.Report) (raised []status.Condition, cleared []string) {
 	now := map[string]bool{}
 	for _, c := range r.Conditions {
-		key := c.Name + " " + c.Subject
+		key := strings.TrimSpace(c.Name + " " + c.Subject)
 		now[key] = true
 		if !d.conditions[key] {
 			raised = append(raised, c)

@@ -45,7 +45,7 @@ func (v *Verdict) UnmarshalText(b []byte) error {
 
 // A Condition is something that needs attention, by name.
 type Condition struct {
-	Name    string    `json:"name"`              // such as port-silent; the list is in doc/operations.md
+	Name    string    `json:"name"`              // such as port-silent; the list is in doc/conditions.md
 	Subject string    `json:"subject,omitempty"` // the port or destination
 	Since   time.Time `json:"since,omitzero"`
 	Verdict Verdict   `json:"verdict"` // what it makes of the gateway
