@@ -180,3 +180,26 @@ func escape(name string) (string, bool) {
 	}
 	return "", false
 }
+
+// Values are the rows that have a value, device rows left out.
+func (d *Document) Values() []Row {
+	var rows []Row
+	for _, r := range d.Rows {
+		if r.Value != "" {
+			rows = append(rows, r)
+		}
+	}
+	return rows
+}
+
+// String is the row as label, value and unit.
+func (r Row) String() string {
+	text := r.Name + " " + r.Value
+	if r.UCUM != "" {
+		text += " " + r.UCUM
+	}
+	if r.Flags != "" {
+		text += " [" + r.Flags + "]"
+	}
+	return text
+}
