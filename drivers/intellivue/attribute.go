@@ -320,6 +320,9 @@ func (s *metricSpec) method() observation.Method {
 	return observation.MethodMeasured
 }
 
+// maxText bounds a string in characters: more than fits on a monitor's screen.
+const maxText = 256
+
 // parseText reads a string: its length in bytes, then UTF-16, filled up with
 // zeros.
 func parseText(value []byte) (string, bool) {
@@ -328,8 +331,8 @@ func parseText(value []byte) (string, bool) {
 	if !r.done() || len(b)%2 != 0 {
 		return "", false
 	}
-	units := make([]uint16, 0, len(b)/2)
-	for i := 0; i < len(b); i += 2 {
+	units := make([]uint16, 0, min(len(b)/2, maxText))
+	for i := 0; i < len(b) && len(units) < maxText; i += 2 {
 		u := uint16(b[i])<<8 | uint16(b[i+1])
 		if u == 0 {
 			break
@@ -348,8 +351,8 @@ func parseModel(value []byte) (maker, model string, ok bool) {
 
 // ascii is the printable part of an ASCII string up to its first zero.
 func ascii(b []byte) string {
-	p := make([]byte, 0, len(b))
-	for _, c := range b {
+	p := make([]byte, 0, min(len(b), maxText))
+	for _, c := range b[:min(len(b), maxText)] {
 		if c == 0 {
 			break
 		}

@@ -234,6 +234,22 @@ func TestAnAcceptOutOfTheBlueBeginsAnew(t *testing.T) {
 	}
 }
 
+func TestResultsBeforeTheMonitorSaidWhatItIsAreOfAnEarlierAssociation(t *testing.T) {
+	r := datagramRig(t, nil)
+	if err := r.m.Start(r.now); err != nil {
+		t.Fatal(err)
+	}
+	p := reply{invoke: 1, extended: true, class: classNumeric, items: []item{heartRate(1, 60)}}.bytes()
+	r.receive(p)
+	r.run(time.Second)
+	r.receive(p)
+	r.receive(acceptOf(usualProfile()))
+	r.receive(p)
+	if len(r.reports) != 0 || r.counts[drivers.FrameUnexpected] != 3 {
+		t.Errorf("%d reports, counted %v", len(r.reports), r.counts)
+	}
+}
+
 func TestAnAcceptThatWasNotAskedForIsIgnored(t *testing.T) {
 	r := datagramRig(t, nil)
 	if err := r.m.Start(r.now); err != nil {

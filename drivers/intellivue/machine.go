@@ -176,7 +176,7 @@ func (m *machine) judge(now time.Time, p []byte) (drivers.Frame, error) {
 
 // data takes a data-export message.
 func (m *machine) data(now time.Time, d *pdu) drivers.Frame {
-	if !m.listenOnly && (m.phase == idle || m.phase == requested && d.kind != roInvoke) {
+	if !m.listenOnly && m.phase != associated && (m.phase == idle || d.kind != roInvoke) {
 		return drivers.FrameUnexpected // of an association that is over
 	}
 	switch {

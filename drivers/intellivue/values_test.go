@@ -466,6 +466,21 @@ func TestTheClockFollowsDriftDelayRestartAndSetting(t *testing.T) {
 	}
 }
 
+func TestTextsAreBoundedAndHaveNoControlCharacters(t *testing.T) {
+	if s, ok := parseText(text(strings.Repeat("é", 1000))); !ok || s != strings.Repeat("é", maxText) {
+		t.Errorf("a text of %d bytes, %v", len(s), ok)
+	}
+	if _, ok := parseText([]byte{0, 3, 'a', 0, 'b'}); ok {
+		t.Error("half a character was accepted")
+	}
+	if got := ascii([]byte("M8\x1b[0m\n003A  \x00rest")); got != "M8[0m003A" {
+		t.Errorf("%q", got)
+	}
+	if got := ascii([]byte(strings.Repeat("x", 1000))); len(got) != maxText {
+		t.Errorf("%d characters", len(got))
+	}
+}
+
 func TestDatesThatAreNoneAreNone(t *testing.T) {
 	for text, want := range map[string]string{
 		"2017110414445100": "2017-11-04T14:44:51Z",
