@@ -127,7 +127,7 @@ type Counts struct {
 	Simulated    uint64 // observations refused: demonstration or test data
 	Filtered     uint64 // left out by Include, Exclude or Waves
 	Repeated     uint64 // episodic values that were sent already
-	Backdated    uint64 // episodic values from before the patient changed
+	Backdated    uint64 // episodic values from before their patient was told of
 	Unmapped     uint64 // terms, values or sites that the nomenclature has no name for
 	UnitRefused  uint64 // values in a unit that the nomenclature does not allow for their term
 	Unidentified uint64 // observations of a device without an EUI-64

@@ -307,7 +307,7 @@ func (s *Snapshot) addEpisodic(r *observation.Report, o *observation.Observation
 		s.measured[k] = m
 	}
 	at := measuredAt(r, o)
-	if at.Before(s.patientSince) {
+	if at.Before(s.patientSince) && s.patient.known() { // it may be somebody else's
 		s.counts.Backdated++
 		return
 	}

@@ -226,6 +226,18 @@ func TestNothingIsAttachedToAPatientBackwards(t *testing.T) {
 	}
 }
 
+func TestAMeasurementOfNobodyKnownIsSentThoughTheDeviceToldOfNobodyBefore(t *testing.T) {
+	s := snapshot(t, options(t))
+	s.Add(report(start, nil, number(heartRate, 61, 0, perMinute)))
+	nobody := &observation.Patient{Admission: observation.NotAdmitted}
+	s.Add(report(after(time.Second), nobody, episodic(number(systolic, 121, 0, mmHg), after(-time.Minute))))
+	list := flush(t, s, after(time.Second))
+	clean(t, list...)
+	if len(list) != 2 || list[1].class != pcd.Episodic || list[1].m.Field("PID", 31).String() != "Y" {
+		t.Errorf("emitted\n%s", readable(list))
+	}
+}
+
 func TestPIDSaysWhoItIsOnlyWhereTheDeviceAdmittedAPatientWithAnIdentifier(t *testing.T) {
 	unknown := "PID|||UNKNOWN^^^^U||^^^^^^U||||||||||||||||||||||||||Y\r"
 	place := "PV1||U|ICU^Room 1^Bed 2^HOSPITAL_A\r"
