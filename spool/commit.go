@@ -397,11 +397,11 @@ func (s *Spool) planChange(p *plan, o *op) bool {
 	if it.held {
 		return false
 	}
+	if it.state == Quarantined && (o.kind == opAccepted || o.kind == opQuarantine) {
+		return p.refuse(o, fmt.Errorf("%w: %d is quarantined", ErrNotFound, o.id))
+	}
 	switch o.kind {
 	case opAccepted:
-		if it.state == Quarantined {
-			return p.refuse(o, fmt.Errorf("%w: %d is quarantined", ErrNotFound, o.id))
-		}
 		x.hold(it, true)
 		p.removes = append(p.removes, removal{it: it})
 		p.count(it.queue, func(c *counts) { c.accepted++ })
@@ -428,9 +428,6 @@ func (s *Spool) planChange(p *plan, o *op) bool {
 func (s *Spool) planQuarantine(p *plan, it *item) {
 	x := s.index
 	x.hold(it, false)
-	if it.state == Quarantined {
-		return
-	}
 	left := x.refuse + it.size
 	for _, r := range p.removes {
 		if r.it.state == Quarantined {
@@ -503,7 +500,7 @@ func (s *Spool) perform(p *plan) error {
 		if err := s.checkpoint(); err != nil {
 			return err
 		}
-		if int64(len(s.journal.buf)) > s.journal.size {
+		if !s.journal.fits() {
 			return s.direct(p)
 		}
 	}
@@ -619,7 +616,7 @@ func (s *Spool) describeDrops(p *plan) {
 	if !slices.ContainsFunc(p.removes, func(r removal) bool { return r.dropped }) {
 		return
 	}
-	clear := map[uint64]header{}
+	heads := map[uint64]header{}
 	s.store.view(func(tx *bbolt.Tx) error {
 		records := tx.Bucket(recordsBucket)
 		for _, r := range p.removes {
@@ -629,14 +626,14 @@ func (s *Spool) describeDrops(p *plan) {
 			}
 			if h, _, err := parseRecord(v); err == nil && r.dropped {
 				h.device, h.control = bytes.Clone(h.device), bytes.Clone(h.control)
-				clear[r.it.id] = h
+				heads[r.it.id] = h
 			}
 		}
 		return nil
 	})
 	for _, r := range p.removes {
 		if r.dropped {
-			p.drops = append(p.drops, describeDrop(r, clear[r.it.id]))
+			p.drops = append(p.drops, describeDrop(r, heads[r.it.id]))
 		}
 	}
 }

@@ -57,10 +57,12 @@ func lay(t testing.TB, tree, log []byte) string {
 // opened the next time.
 func works(t testing.TB, s *Spool, path string) {
 	t.Helper()
-	put(t, s, "new", "after the damage", Alert)
-	if e := next(t, s.Queue("new")); e.ControlID != "after the damage" {
+	put(t, s, path, "after the damage", Alert)
+	e := next(t, s.Queue(path))
+	if e.ControlID != "after the damage" {
 		t.Fatalf("got %q", e.ControlID)
 	}
+	must(t, s.Queue(path).Accepted(e.ID))
 	n := len(s.list(""))
 	must(t, s.Close())
 	s = open(t, path, Options{})
@@ -207,6 +209,13 @@ func TestAFolderInItsPlaceIsMovedAside(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(s.Opened().MovedAside, "inside")); err != nil {
 		t.Error(err)
+	}
+	works(t, s, path)
+	must(t, os.Rename(path+journalSuffix, path+".elsewhere"))
+	must(t, os.Mkdir(path+journalSuffix, 0o700))
+	s = open(t, path, Options{})
+	if o := s.Opened(); !strings.HasPrefix(o.MovedAside, path+journalSuffix+".corrupt-") {
+		t.Errorf("got %+v", o)
 	}
 	works(t, s, path)
 }

@@ -108,6 +108,18 @@ func (j *journal) follows(named []byte) uint64 {
 	return g
 }
 
+// extend makes a journal longer that was cut, or made for less.
+func (j *journal) extend(size int64) error {
+	if _, err := io.CopyN(io.NewOffsetWriter(j.file, j.size), zeroReader{}, size-j.size); err != nil {
+		return errors.Join(err, j.file.Truncate(j.size))
+	}
+	if err := j.file.Sync(); err != nil {
+		return err
+	}
+	j.size = size
+	return nil
+}
+
 // close closes the journal, nil too.
 func (j *journal) close() error {
 	if j == nil {

@@ -247,6 +247,13 @@ func (s *Spool) adopt(l *loaded, f *os.File) error {
 // loadJournal applies what the journal says beyond the tree.
 func (s *Spool) loadJournal(l *loaded) (err error) {
 	path := s.path + journalSuffix
+	if l.journal == nil && isDir(path) && !s.readOnly {
+		l.opened.note("a folder is in the place of its journal")
+		l.opened.MovedAside = asideName(path, s.o.Now())
+		if err := os.Rename(path, l.opened.MovedAside); err != nil {
+			return fmt.Errorf("the folder in the place of the journal cannot be moved aside: %w", err)
+		}
+	}
 	if l.journal == nil {
 		if l.journal, err = openJournal(path, s.readOnly); err != nil {
 			return err
@@ -271,9 +278,14 @@ func (s *Spool) loadJournal(l *loaded) (err error) {
 		l.opened.note("its journal has a damaged block")
 	}
 	if torn || damaged || r.unsure {
-		return s.absorbJournal(l, path, damaged)
+		err = s.absorbJournal(l, path, damaged)
 	}
-	return nil
+	if err == nil && !s.readOnly && l.journal.size < s.o.journal {
+		if err := l.journal.extend(s.o.journal); err != nil {
+			s.o.Log.Warn("spool journal stays short, which makes it slower", slog.Any("error", err))
+		}
+	}
+	return err
 }
 
 // absorbJournal brings into the tree what a journal holds that cannot be continued. Where
@@ -559,8 +571,9 @@ func (s *Spool) carry(tx *bbolt.Tx, x *index, sv *survey) error {
 // unsureReason is that of what was found where it may have been left behind.
 const unsureReason = "found in a damaged file, it may have been delivered before"
 
-// room is how large the file may become: what MaxBytes is, with half filled pages.
-func (s *Spool) room() int64 { return 2*s.o.MaxBytes + 32<<20 }
+// room is how large the file may become: what MaxBytes is, with half filled pages. More
+// than a GiB is mapped when it is needed: a machine of 32 bits has not much more.
+func (s *Spool) room() int64 { return min(2*s.o.MaxBytes+32<<20, 1<<30) }
 
 // ReadOnly opens the spool of a daemon that is stopped, for List, Get and Stats. It
 // changes nothing; a damaged file is an error.

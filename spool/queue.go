@@ -36,17 +36,18 @@ func (q *Queue) Next(ctx context.Context) (Entry, error) {
 		switch {
 		case err == nil:
 			return e, nil
-		case errors.Is(err, ErrClosed):
-			return Entry{}, err
 		case errors.Is(err, ErrDamaged):
 			err = q.Quarantine(it.id, "damaged: it does not authenticate")
+			if errors.Is(err, ErrNotFound) {
+				err = nil // somebody else was faster
+			}
 		case errors.Is(err, ErrNotFound) && q.s.gone(it):
 			err = nil // dropped by the operator meanwhile
-		case !checked:
+		case !checked && !errors.Is(err, ErrClosed):
 			checked = true
 			err = q.s.do(&op{kind: opCheck})
 		}
-		if err != nil && !errors.Is(err, ErrNotFound) {
+		if err != nil {
 			return Entry{}, err
 		}
 	}

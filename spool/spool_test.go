@@ -242,6 +242,7 @@ func TestAQuarantinedEntryKeepsItsPlaceAndItsReason(t *testing.T) {
 		t.Fatalf("got %+v", shown)
 	}
 	wantErr(t, q.Accepted(e.ID), ErrNotFound)
+	wantErr(t, q.Quarantine(e.ID, "again"), ErrNotFound)
 	wantErr(t, q.Sent(e.ID), ErrNotFound)
 	must(t, s.Release(e.ID))
 	if err := s.Release(e.ID); err == nil {
