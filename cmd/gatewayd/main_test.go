@@ -125,7 +125,7 @@ func waiting(ts *testscript.TestScript, _ bool, args []string) {
 
 func startPlatform(ts *testscript.TestScript, _ bool, args []string) {
 	keys := ts.Value(certificates{}).(*pki.PKI)
-	identity, err := keys.Identity("ecc-platform")
+	identity, err := keys.Identity("platform")
 	ts.Check(err)
 	answers, err := platform.ParseAnswers(strings.Join(args[1:], ","))
 	if len(args) == 1 {

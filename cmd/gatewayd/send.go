@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -85,32 +87,42 @@ func (a *app) send(ctx context.Context, to northbound.Destination, names []strin
 		}
 		all = append(all, list...)
 	}
-	conn, err := northbound.Dial(ctx, to)
-	if err != nil {
-		return sendFault(err)
-	}
-	defer conn.Close()
 	var worst error
-	for i, m := range all {
-		ack, err := conn.Exchange(ctx, m)
-		if err != nil {
-			return sendFault(fmt.Errorf("message %d of %d: %w", i+1, len(all), err))
+	err := northbound.Send(ctx, to, all, func(i int, r northbound.Result) {
+		if r.Err != nil {
+			worst = worse(worst, sendFault(fmt.Errorf("message %d of %d: %w", i+1, len(all), r.Err)))
+			return
 		}
-		fmt.Fprintf(a.out, "%s %s %s\n", ack.Code, ack.ControlID, ack.Reason())
-		worst = worse(worst, ack)
-	}
-	return worst
+		fmt.Fprintln(a.out, strings.TrimSpace(fmt.Sprint(r.Ack.Code, " ", r.Ack.ControlID, " ", r.Ack.Reason())))
+		worst = worse(worst, answerFault(r.Ack))
+	})
+	return worse(worst, sendFault(err))
 }
 
-// worse is the more final of what came before and this answer.
-func worse(before error, ack pcd.Ack) error {
+// worse is the more final of two errors: refused before unreachable before later.
+func worse(a, b error) error {
+	rank := func(err error) int {
+		e, ok := errors.AsType[*exit](err)
+		if !ok {
+			return -1
+		}
+		return slices.Index([]int{exitTryLater, exitRuntime, exitUnavailable, exitProtocol}, e.code)
+	}
+	if rank(b) > rank(a) {
+		return b
+	}
+	return a
+}
+
+// answerFault is what an acknowledgement that is no success means.
+func answerFault(ack pcd.Ack) error {
 	switch {
 	case ack.Rejected():
 		return &exit{exitProtocol, fmt.Errorf("the platform rejected message %s with %s %s; correct the message", ack.ControlID, ack.Code, ack.Reason())}
-	case ack.Retry() && before == nil:
+	case ack.Retry():
 		return &exit{exitTryLater, fmt.Errorf("the platform could not take message %s now: %s %s; send it again later", ack.ControlID, ack.Code, ack.Reason())}
 	}
-	return before
+	return nil
 }
 
 // sendFault gives an error of northbound its exit code.
@@ -124,8 +136,18 @@ func sendFault(err error) error {
 	if _, ok := errors.AsType[*northbound.UnreachableError](err); ok {
 		return &exit{exitUnavailable, err}
 	}
-	if _, ok := errors.AsType[*northbound.AckError](err); ok {
-		return &exit{exitProtocol, err}
+	if e, ok := errors.AsType[*northbound.AckError](err); ok {
+		return &exit{ackFault(e.Fault), err}
 	}
 	return coded(err)
+}
+
+// ackFault tells an answer that never came, whose message may be sent again,
+// from an answer that breaks the rules.
+func ackFault(f northbound.Fault) int {
+	switch f {
+	case northbound.NoAnswer, northbound.Lost, northbound.Unfinished:
+		return exitTryLater
+	}
+	return exitProtocol
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -58,7 +59,7 @@ func (d *Daemon) newDestination(t config.Destination, trust []byte, i identity) 
 	}
 	log := d.log.With("destination", t.Name)
 	return &destinationUnit{config: t, trust: trust, log: log, done: make(chan struct{}),
-		client: northbound.NewClient(to, d.spool.Queue(t.Name), northbound.Options{Log: d.log, Now: d.options.Now})}, nil
+		client: northbound.NewClient(to, d.spool.Queue(t.Name), northbound.Options{Log: d.log, Now: d.options.Now, Grace: d.options.Grace / 2})}, nil
 }
 
 func (u *destinationUnit) stop()                  { u.cancel() }
@@ -98,26 +99,34 @@ func (u *destinationUnit) report(q spool.QueueStats) status.Destination {
 }
 
 // destination raises the conditions of a destination. A connection that is
-// closed because there is nothing to say is none.
+// closed for want of messages is none.
 func (c *conditions) destination(u *destinationUnit, t *status.Destination) {
-	failing := !t.Connected && t.Attempts > 0
-	switch {
-	case failing && t.State == "refused":
-		c.down++
-		c.raise(status.Degraded, "platform-refused", t.Name, t.Since, "The platform fails our checks, or refuses ours: "+t.Fault+". Messages are kept.",
-			"Settle the certificates with the platform's operator; gatewayd tries again by itself.")
-	case failing && c.report.Now.Sub(t.Since) > unreachable:
-		c.down++
-		c.raise(status.Degraded, "platform-unreachable", t.Name, t.Since, "No connection: "+t.Fault+". Messages are kept.",
-			"Look at the network, at address in [[destination]] and at the platform; gatewayd tries again by itself.")
+	what, next, _ := strings.Cut(t.Fault, "; ")
+	if next == "" {
+		next = "Look at the platform"
 	}
-	if t.State == "halted" {
+	next += ". gatewayd tries again by itself."
+	switch t.State {
+	case northbound.Refused:
 		c.down++
-		c.raise(status.Degraded, "queue-halted", t.Name, t.Since, "The platform rejected a message, and on_reject is halt: nothing more is sent.",
-			"Look at it: gatewayd spool ls --queue "+t.Name+"; then release or drop it.")
+		c.raise(status.Degraded, "platform-refused", t.Name, t.Since, "No session with the platform: "+what+". Messages are kept.", next)
+	case northbound.Unreachable:
+		if c.report.Now.Sub(t.Since) > unreachable {
+			c.down++
+			c.raise(status.Degraded, "platform-unreachable", t.Name, t.Since, "No delivery: "+what+". Messages are kept.", next)
+		}
+	case northbound.Held:
+		c.raise(status.Degraded, "platform-holding", t.Name, t.Since, "The platform takes no messages at the moment: "+what+". They are kept.", next)
+	case northbound.StoreFault:
+		c.raise(status.Down, "delivery-unsaved", t.Name, t.Since, "What became of a message cannot be stored, and nothing more is sent: "+what+".",
+			"Look at the disk of state_dir: is it full, read-only or broken?")
+	case northbound.Halted:
+		c.down++
+		c.raise(status.Degraded, "queue-halted", t.Name, t.Since, "The platform rejects the first message, and on_reject is halt: nothing more is sent.",
+			"Look at it: gatewayd spool ls --queue "+t.Name+"; have the platform take it, or drop it.")
 	}
-	if t.Quarantined > 0 && t.State != "halted" {
-		c.raise(status.Degraded, "messages-quarantined", t.Name, time.Time{}, fmt.Sprintf("The platform rejected %d messages; they are set aside.", t.Quarantined),
+	if t.Quarantined > 0 {
+		c.raise(status.Degraded, "messages-quarantined", t.Name, time.Time{}, fmt.Sprintf("The platform rejected messages: %d are set aside.", t.Quarantined),
 			"Look at the reasons: gatewayd spool ls --queue "+t.Name+"; then release or drop them.")
 	}
 	if u.panics.Load() > 0 {

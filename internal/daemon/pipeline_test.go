@@ -88,7 +88,7 @@ func (w *ward) open(ctx context.Context, s port.Spec, l port.Line) (port.Port, e
 
 func (w *ward) openPlatform() {
 	w.t.Helper()
-	identity, err := w.pki.Identity("ecc-platform")
+	identity, err := w.pki.Identity("platform")
 	if err != nil {
 		w.t.Fatal(err)
 	}
