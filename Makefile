@@ -8,55 +8,62 @@ BENCHTIME ?= 1s
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 
+OVERLAY := $(CURDIR)/_build/tls/overlay.json
+
+# An installed toolchain: the files of one that go downloads itself cannot be laid over.
 export GOTOOLCHAIN := local
+# Everything is built and tested with what the overlay adds to crypto/tls (doc/secure-transport.md).
+export GOFLAGS := -overlay=$(OVERLAY)
+# A test that needs the overlay fails without it, and does not skip.
+export NEED_TLS_OVERLAY := 1
 
 .PHONY: help build demo test lint fuzz soak interop bench cross overlay test-tls generate clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':[a-z ]*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## gatewayd and gatewaysim into bin/
+build: overlay ## gatewayd and gatewaysim into bin/
 	@mkdir -p bin
 	$(BUILD) -o bin/ ./cmd/gatewayd ./cmd/gatewaysim
 
 demo: build ## monitor, gateway and platform live for DEMO_SECONDS (30); CAPTURE=FILE replays a recorded session
 	@bin/gatewaysim demo --gatewayd bin/gatewayd --seconds $(DEMO_SECONDS) $(if $(CAPTURE),--capture '$(CAPTURE)')
 
-test: ## all tests, with the race detector
+test: overlay ## all tests, with the race detector
 	$(GO) test -race ./...
 
-lint: ## formatting, vet, staticcheck
+lint: overlay ## formatting, vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt wants changes in:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
-	$(GO) run $(STATICCHECK) ./...
+	GOFLAGS= $(GO) run $(STATICCHECK) ./...
 
-fuzz: ## every parser of outside bytes for FUZZTIME (10s) each
+fuzz: overlay ## every parser of outside bytes for FUZZTIME (10s) each
 	@GO='$(GO)' test/fuzz.sh $(FUZZTIME)
 
-soak: ## power cuts and kills by the hundred (some minutes)
+soak: overlay ## power cuts and kills by the hundred (some minutes)
 	SPOOL_ROUNDS=300 $(GO) test -count=1 -timeout 30m -run 'Kill|PowerCut' ./spool
 
-interop: ## parsers and peers that this project did not write; installs them
+interop: overlay ## parsers and peers that this project did not write; installs them
 	test/interop/install.sh
 	GATEWAY_INTEROP=1 $(GO) test -count=1 ./test/interop/...
 
 bench: build ## figures, each beside a peer in the same run
 	test/bench.sh $(BENCHTIME)
 
-cross: ## the firmware binaries for arm64 and armv7, stripped
+cross: overlay ## the firmware binaries for arm64 and armv7, stripped
 	@mkdir -p bin/arm64 bin/armv7
 	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/arm64/ ./cmd/gatewayd
 	GOOS=linux GOARCH=arm GOARM=7 $(BUILD) -o bin/armv7/ ./cmd/gatewayd
 	@ls -l bin/arm64/gatewayd bin/armv7/gatewayd
 
 overlay: ## the edited crypto/tls that the build lays over the stock one
-	@$(GO) run ./tlsoverlay/gen
+	@GOFLAGS= $(GO) run ./tlsoverlay/gen
 
 test-tls: ## Go's own tests of crypto/tls, and ours inside it, under the overlay
-	$(GO) run ./tlsoverlay/gen -tests -out _build/tls-tests
+	GOFLAGS= $(GO) run ./tlsoverlay/gen -tests -out _build/tls-tests
 	@test/stock_tls.sh _build/tls-tests/overlay.json
 
-generate: ## the tables that are made from CSV
+generate: overlay ## the tables that are made from CSV
 	$(GO) generate ./...
 
 clean: ## remove what was built

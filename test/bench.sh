@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Prints the figures of doc/performance.md. Ratios are within one run; the
+# machine's speed cancels out there and nowhere else.
+set -euo pipefail
+time=${1:-1s}
+: "${GO:=go}"
+bench() { "$GO" test -run '^$' -bench "$2" -benchmem -benchtime "$time" "$1" | grep -E '^(Benchmark|---|FAIL|panic)|: '; }
+
+echo "== decode, translate, parse, frame"
+bench ./drivers/intellivue .
+bench ./drivers 'Session'
+bench ./pcd .
+bench ./hl7 .
+bench ./mllp .
+echo "== make durable, beside a bare write and fdatasync"
+bench ./spool .
+echo "== revocation verdicts"
+bench ./revocation .
+echo "== the whole gateway"
+"$GO" test -run '^$' -bench ByteToAcknowledgement -benchtime 500x ./test/bench | grep -E '^(Benchmark|---|FAIL)|: '
+"$GO" test -run '^$' -bench EightPorts -benchtime 1x ./test/bench | grep -E '^(Benchmark|---|FAIL)|: '
+CGO_ENABLED=0 GOOS=linux GOARCH=arm64 "$GO" build -trimpath -ldflags '-s -w' -o bin/arm64/gatewayd ./cmd/gatewayd
+echo "gatewayd for arm64, stripped: $(stat -c %s bin/arm64/gatewayd | awk '{printf "%.1f MiB", $1/1048576}')"
