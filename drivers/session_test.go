@@ -569,6 +569,13 @@ func TestLinesThatAllFailAreNamed(t *testing.T) {
 		if st := b.session.Status(); st.Failures != 1 {
 			t.Errorf("%+v", st)
 		}
+		// The second round is a whole one, too: no backoff between its lines.
+		for i, at := range []time.Duration{40 * time.Second, 50 * time.Second} {
+			b.at(at)
+			if st := b.session.Status(); st.Failures != uint64(i+1) || len(b.openings()) != 4 {
+				t.Errorf("after %v: %+v %v", at, st, b.openings())
+			}
+		}
 	})
 	d.info.Passive = true
 	run(t, d, nil, func(b *bench) {

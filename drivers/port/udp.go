@@ -173,7 +173,7 @@ func datagramOf(p packet) (datagram, error) {
 	case length < 8 || length > len(udp):
 		return d, fmt.Errorf("%w: packet %d was not captured whole (%d of %d bytes): capture with tcpdump -s 0", ErrTorn, p.number, len(p.data), p.whole)
 	}
-	d.data = udp[8:length]
+	d.data = udp[8:length] // what follows is padding of the frame
 	return d, nil
 }
 
@@ -231,7 +231,7 @@ func ipv4(b []byte) (from, to netip.Addr, udp []byte, fragment bool) {
 	if len(b) < 20 {
 		return
 	}
-	header, total := int(b[0]&15)*4, int(binary.BigEndian.Uint16(b[2:]))
+	header := int(b[0]&15) * 4
 	if header < 20 || header > len(b) || b[9] != protoUDP {
 		return
 	}
@@ -242,9 +242,6 @@ func ipv4(b []byte) (from, to netip.Addr, udp []byte, fragment bool) {
 		}
 		fragment = true
 	}
-	if total >= header && total < len(b) {
-		b = b[:total] // the rest is padding of the frame
-	}
 	return from, to, b[header:], fragment
 }
 
@@ -254,11 +251,8 @@ func ipv6(b []byte) (from, to netip.Addr, udp []byte, fragment bool) {
 		return
 	}
 	from, to = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
-	next, length := b[6], int(binary.BigEndian.Uint16(b[4:]))
+	next := b[6]
 	b = b[40:]
-	if length < len(b) {
-		b = b[:length]
-	}
 	for {
 		switch next {
 		case protoUDP:
