@@ -109,6 +109,25 @@ func parseConnect(p []byte) (proposal, error) {
 	return parseUserInfo(info)
 }
 
+// parseAccept reads what an accept grants.
+func parseAccept(p []byte) (proposal, error) {
+	body, err := spduBody(p)
+	if err != nil || p[0] != spduAccept {
+		return proposal{}, errors.New("no accept")
+	}
+	at := bytes.Index(body, userInfoHead)
+	if at < 0 {
+		return proposal{}, errors.New("accept without user information")
+	}
+	info, err := berSized(body[at+len(userInfoHead):])
+	if err != nil {
+		return proposal{}, err
+	}
+	c := cursor{b: info}
+	c.take(20) // versions, functional units, system type, startup mode
+	return c.profiles()
+}
+
 // spduBody checks the length indicator of a session PDU and returns what it covers.
 func spduBody(p []byte) ([]byte, error) {
 	if len(p) < 2 {
@@ -155,8 +174,21 @@ func parseUserInfo(info []byte) (proposal, error) {
 	c.u32() // functional units
 	system := c.u32()
 	c.u32() // startup mode
+	p, err := c.profiles()
+	switch {
+	case err != nil:
+		return p, err
+	case protocol&protocolVersion1 == 0 || nomenclature&nomenclatureV1 == 0:
+		return p, errors.New("client knows neither version 1 of the protocol nor of the nomenclature")
+	case system != systemClient:
+		return p, fmt.Errorf("system type %08X is no client", system)
+	}
+	return p, nil
+}
+
+// profiles reads the rest of the user information: options and profiles.
+func (c *cursor) profiles() (p proposal, err error) {
 	c.attributes(nil)
-	var p proposal
 	var inner error
 	polls := false
 	c.attributes(func(id uint16, v []byte) {
@@ -174,12 +206,8 @@ func parseUserInfo(info []byte) (proposal, error) {
 		return p, errors.New("user information does not add up")
 	case inner != nil:
 		return p, inner
-	case protocol&protocolVersion1 == 0 || nomenclature&nomenclatureV1 == 0:
-		return p, errors.New("client knows neither version 1 of the protocol nor of the nomenclature")
-	case system != systemClient:
-		return p, fmt.Errorf("system type %08X is no client", system)
 	case !polls:
-		return p, errors.New("client proposes no poll profile")
+		return p, errors.New("user information without a poll profile")
 	}
 	return p, nil
 }

@@ -204,3 +204,26 @@ func TestTheFramedExamplesAreUnderstood(t *testing.T) {
 		t.Errorf("only %d examples", n)
 	}
 }
+
+func TestTheAcceptIsThatOfTheRealMonitor(t *testing.T) {
+	var request []byte
+	for _, r := range recordedSession(t) {
+		switch {
+		case r.Data[0] == spduConnect:
+			request = r.Data
+		case r.Data[0] == spduAccept:
+			asked, err := parseConnect(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := newMonitor(t, Options{})
+			if got := acceptPDU(m.grant(asked)); !bytes.Equal(got, r.Data) {
+				t.Errorf("accept\n%x, recorded\n%x", got, r.Data)
+			}
+			granted, err := parseAccept(r.Data)
+			if err != nil || granted != m.grant(asked) || granted.period != 40*8000 || granted.mtuTx != 1456 {
+				t.Errorf("granted %+v, %v", granted, err)
+			}
+		}
+	}
+}

@@ -218,7 +218,12 @@ func (l *link) timeout() time.Duration {
 	if t := l.m.o.AssociationTimeout; t > 0 {
 		return t
 	}
-	period := time.Duration(l.granted.period) * relativeUnit
+	return l.granted.timeout()
+}
+
+// timeout is for how long a client with this poll period may be silent.
+func (p proposal) timeout() time.Duration {
+	period := time.Duration(p.period) * relativeUnit
 	switch {
 	case period <= 3300*time.Millisecond:
 		return 10 * time.Second

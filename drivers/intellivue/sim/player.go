@@ -14,7 +14,7 @@ type player struct {
 	acceptAt time.Time
 	heard    time.Time
 	next     int       // of the track
-	began    time.Time // of playing; zero until the first poll
+	began    time.Time // of the recording; zero until the first poll
 	polls    []*poll
 	singles  []*poll // that wait for a take of the track
 	used     map[uint16]int
@@ -25,9 +25,6 @@ type player struct {
 
 // idleWake is how often a player that has nothing to do looks at the clock.
 const idleWake = time.Second
-
-// replayTimeout is for how long the client may be silent.
-const replayTimeout = 10 * time.Second
 
 func (p *player) idle() bool { return p.state == linkIdle && len(p.out) == 0 }
 
@@ -120,7 +117,7 @@ func (p *player) advance(now time.Time) time.Time {
 		p.send(now, p.r.accept)
 		p.send(now, p.r.create)
 	}
-	if p.state > linkAccepting && now.Sub(p.heard) >= replayTimeout {
+	if p.state > linkAccepting && now.Sub(p.heard) >= p.r.granted.timeout() {
 		p.count(func(c *Counts) { c.Timeouts++ })
 		p.close()
 		p.send(now, abortPDU)
@@ -258,7 +255,7 @@ func (p *player) poll(now time.Time, r request) {
 		p.answer(p.soon(now), &q, p.nothing(q))
 	}
 	if p.began.IsZero() && q.class != classMDS && q.class != classPatient {
-		p.began = now
+		p.began = now.Add(p.r.o.LeadIn)
 	}
 }
 
@@ -315,26 +312,28 @@ func (p *player) play(now time.Time) {
 	}
 }
 
-// wants finds the poll for a recorded result: the extended one for its group,
-// else one for its class, else a single one that waits.
+// wants finds the poll for a recorded result: a single one for its group that
+// waits, else the extended one for its group, else any for its class. So each
+// result is sent once, and a client that first asks what the numbers mean gets
+// a result with that.
 func (p *player) wants(part reply) *poll {
-	for _, q := range p.polls {
-		if q.class == part.class && q.group == part.group {
-			return q
+	exact := func(q *poll) bool { return q.class == part.class && q.group == part.group }
+	same := func(q *poll) bool { return q.class == part.class }
+	for _, try := range []struct {
+		list *[]*poll
+		want func(*poll) bool
+	}{{&p.singles, exact}, {&p.polls, exact}, {&p.polls, same}, {&p.singles, same}} {
+		i := slices.IndexFunc(*try.list, try.want)
+		if i < 0 {
+			continue
 		}
-	}
-	for _, q := range p.polls {
-		if q.class == part.class {
-			return q
+		q := (*try.list)[i]
+		if !q.extended {
+			p.singles = slices.Delete(p.singles, i, i+1)
 		}
+		return q
 	}
-	i := slices.IndexFunc(p.singles, func(q *poll) bool { return q.class == part.class })
-	if i < 0 {
-		return nil
-	}
-	q := p.singles[i]
-	p.singles = slices.Delete(p.singles, i, i+1)
-	return q
+	return nil
 }
 
 // end is when all was played: single polls that still wait get nothing, and a

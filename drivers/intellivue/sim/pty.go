@@ -139,25 +139,28 @@ func (p *PTY) Read(b []byte) (int, error) {
 // A serial line has no memory: what is not taken is lost.
 const writePatience = 200 * time.Millisecond
 
-// Write writes to the gateway. What nobody takes, because the line is
-// unplugged or not read, is lost without an error, as on a wire.
+// ErrLost is the error of a Write to a line that is unplugged or that nobody
+// reads. The line goes on, as a wire does.
+var ErrLost = errors.New("nobody takes what the device sends")
+
+// Write writes to the gateway. What is not taken is lost, with ErrLost.
 func (p *PTY) Write(b []byte) (int, error) {
 	pair, _, closed := p.state()
 	switch {
 	case closed:
 		return 0, io.ErrClosedPipe
 	case pair == nil:
-		return len(b), nil
+		return 0, ErrLost
 	}
 	if err := pair.device.SetWriteDeadline(time.Now().Add(writePatience)); err != nil {
-		return len(b), nil // closed by Unplug right now
+		return 0, ErrLost // closed by Unplug right now
 	}
 	n, err := pair.device.Write(b)
-	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		return len(b), nil
+	if err == nil {
+		return n, nil
 	}
-	if now, _, _ := p.state(); now != pair {
-		return len(b), nil
+	if now, _, _ := p.state(); now != pair || errors.Is(err, os.ErrDeadlineExceeded) {
+		return n, ErrLost
 	}
 	return n, err
 }

@@ -25,6 +25,9 @@ type ReplayOptions struct {
 	Speed float64
 	// MaxGap shortens longer silences in the recording; 0: 3 s.
 	MaxGap time.Duration
+	// LeadIn is how long after the first poll for values the recording begins,
+	// at any speed, because a client spaces its polls; 0: 3 s.
+	LeadIn time.Duration
 	// Loop begins again when all was played: the association is aborted, and
 	// whoever associates then sees the session from its beginning.
 	Loop bool
@@ -49,6 +52,7 @@ type Replay struct {
 	line *line
 
 	accept  []byte
+	granted proposal // of accept
 	create  []byte
 	invoke  uint16 // of the create event
 	lists   map[uint16][]byte
@@ -75,6 +79,7 @@ func NewReplay(o ReplayOptions) (*Replay, error) {
 	}
 	or(&o.Speed, 1)
 	or(&o.MaxGap, 3*time.Second)
+	or(&o.LeadIn, 3*time.Second)
 	or(&o.AcceptDelay, 200*time.Millisecond)
 	or(&o.Latency, 80*time.Millisecond)
 	if o.Now == nil {
@@ -107,7 +112,8 @@ func (r *Replay) ServePacket(ctx context.Context, conn net.PacketConn) error {
 // Done is closed when all was played once.
 func (r *Replay) Done() <-chan struct{} { return r.finished }
 
-// Length is how long it takes to play all, and Results how many poll results that are.
+// Length is how long it takes to play all, from the first result on, and of how
+// many poll results that is.
 func (r *Replay) Length() (length time.Duration, results int) {
 	if n := len(r.track); n > 0 {
 		length = time.Duration(float64(r.track[n-1].at) / r.o.Speed)
@@ -202,9 +208,10 @@ func (r *Replay) load(all [][]recorded) error {
 		}
 		best = n
 		r.create, r.track, r.singles = create, track, singles
-		r.accept = acceptPDU(proposal{period: 1250, mtuRx: maxTransferUnit, mtuTx: maxTransferUnit, extended: true, pollExt: defaultPollExtFlags})
-		if s[0].pdu[0] == spduAccept {
-			r.accept = s[0].pdu
+		r.granted = proposal{period: 8000, mtuRx: maxTransferUnit, mtuTx: maxTransferUnit, extended: true, pollExt: defaultPollExtFlags}
+		r.accept = acceptPDU(r.granted)
+		if g, err := parseAccept(s[0].pdu); err == nil {
+			r.accept, r.granted = s[0].pdu, g
 		}
 		r.lists = recordedLists(s)
 	}
@@ -310,9 +317,7 @@ func (r *Replay) pace() {
 			recorded = time.Duration(t.parts[0].relative-r.track[0].parts[0].relative) * relativeUnit
 		}
 		switch gap := recorded - before; {
-		case i == 0:
-			at = 200 * time.Millisecond // until the client's polls are all there
-		case gap > 0:
+		case i > 0 && gap > 0:
 			at += min(gap, r.o.MaxGap)
 		}
 		before = max(before, recorded)

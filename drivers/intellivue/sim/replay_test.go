@@ -69,7 +69,7 @@ func playTo(tb testing.TB, r *Replay) ([]decoded, *client) {
 	c.send(pollExtPDU(0x0702, 72, classWave, groupAll, time.Hour))
 	c.send(pollExtPDU(0x0703, 73, classAlarms, groupAlarms, time.Hour))
 	length, _ := r.Length()
-	for end := c.now.Add(length + time.Second); c.now.Before(end); {
+	for end := c.now.Add(r.o.LeadIn + length + time.Second); c.now.Before(end); {
 		c.wait(2 * time.Second)
 		c.send(pollPDU(0x0704, 74, classMDS, groupProduct)) // keepalive
 	}
@@ -151,7 +151,7 @@ func TestALoopBeginsAgainWithAnotherAssociation(t *testing.T) {
 	c.wait(time.Second)
 	c.send(eventResult(r.invoke))
 	c.send(pollExtPDU(0x0701, 71, classNumeric, groupValue, time.Hour))
-	c.wait(4 * time.Second)
+	c.wait(6 * time.Second)
 	if n := r.Counts(); n.Associations != 2 || n.Numerics[0x4182] != 2*want[0x4182] {
 		t.Errorf("%+v", n)
 	}
@@ -284,7 +284,7 @@ func TestAReplayServesAStream(t *testing.T) {
 
 func TestAReplayServesALAN(t *testing.T) {
 	records, _ := recordOwn(t)
-	r := newReplay(t, ReplayOptions{Records: records, Speed: 50, AcceptDelay: time.Millisecond})
+	r := newReplay(t, ReplayOptions{Records: records, Speed: 50, AcceptDelay: time.Millisecond, LeadIn: time.Millisecond})
 	socket := listen(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
@@ -326,4 +326,35 @@ func FuzzReplay(f *testing.F) {
 		c.send(b)
 		c.wait(5 * time.Second)
 	})
+}
+
+func TestAPollForMeaningTakesOneResultAndNoValueComesTwice(t *testing.T) {
+	records, want := recordOwn(t)
+	r := newReplay(t, ReplayOptions{Records: records})
+	c := &client{tb: t, dev: &player{r: r}, now: start}
+	c.send(connectPDU(t))
+	c.wait(time.Second)
+	c.send(eventResult(r.invoke))
+	c.send(pollPDU(0x10, 1, classNumeric, groupAll))
+	c.send(pollExtPDU(0x11, 2, classNumeric, groupValue, time.Hour))
+	for range 12 {
+		c.wait(time.Second)
+		c.send(pollPDU(1, 1, classMDS, groupProduct))
+	}
+	labels, others := 0, 0
+	for _, d := range c.results() {
+		switch d.invoke {
+		case 0x10:
+			for _, o := range d.objects {
+				if o.attrs[attrLabel] != nil {
+					labels++
+				}
+			}
+		case 0x11:
+			others++
+		}
+	}
+	if labels != len(numericObjects(false)) || others < 6 || !maps.Equal(r.Counts().Numerics, want) {
+		t.Errorf("%d labels, then %d results; %v, recorded %v", labels, others, r.Counts().Numerics, want)
+	}
 }

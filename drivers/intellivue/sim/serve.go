@@ -155,7 +155,10 @@ func serveStream(ctx context.Context, rw io.ReadWriter, m machine, now func() ti
 	}
 	write := func(o outgoing) error {
 		frame, f := l.carry(appendFrame(nil, o.pdu))
-		if err := writePieces(rw, frame, l.pieces); err != nil {
+		switch err := writePieces(rw, frame, l.pieces); {
+		case errors.Is(err, ErrLost):
+			f = fateLost
+		case err != nil:
 			return err
 		}
 		m.note(o, f)

@@ -31,7 +31,8 @@ type Options struct {
 	// Log gets associations, refusals and releases; nil is silent.
 	Log *slog.Logger
 	// OnNumeric is called for each value of a numeric that was sent undamaged,
-	// right after it was written, from the goroutine that serves.
+	// right after it was written, from the goroutine that serves. Values that
+	// are not numbers are told, too, with an empty Value, but not counted.
 	OnNumeric func(Numeric)
 
 	Tick     time.Duration // between two poll results; 0: 1.024 s
@@ -60,7 +61,7 @@ type Options struct {
 
 	MTU           int    // largest PDU to send and to take; 0: 1456
 	Part          int    // largest part of a linked result; 0: 960, as recorded of an M8003A
-	MinPeriod     uint32 // shortest poll period to grant, 1/8 ms; 0: 1250 (156 ms)
+	MinPeriod     uint32 // shortest poll period to grant, 1/8 ms; 0: 1000 (125 ms)
 	PollOptions   uint32 // extended poll options to grant at most; 0: 1 s numerics, waves, enumerations, lists
 	CreateInvoke  uint16 // invoke id of the MDS create event; 0: 1
 	RepeatStatics bool   // numerics repeat their static attributes at each tick, as recorded of an M8003A
@@ -107,7 +108,7 @@ type Counts struct {
 	BadFrames, BadRequests           uint64            // received damaged; not understood
 	Sent, SentBytes                  uint64            // PDUs undamaged, and their bytes without framing
 	Damaged                          uint64            // PDUs garbled or cut on purpose
-	Lost                             uint64            // PDUs that an unplugged cable swallowed
+	Lost                             uint64            // PDUs into an unplugged cable, or a line that nobody reads
 	Numerics                         map[uint16]uint64 // by physio id: values sent undamaged, times sent
 	WaveBlocks                       map[uint32]uint64 // by label: 256 ms blocks sent undamaged
 }
@@ -207,7 +208,7 @@ func (o *Options) fill() {
 	or(&o.NBPEvery, 5*time.Minute)
 	or(&o.MTU, maxTransferUnit)
 	or(&o.Part, 960)
-	or(&o.MinPeriod, 1250)
+	or(&o.MinPeriod, 1000)
 	or(&o.PollOptions, defaultPollExtFlags)
 	or(&o.CreateInvoke, 1)
 	or(&o.Latency, min(80*time.Millisecond, o.Tick/8))
@@ -313,7 +314,7 @@ func (m *Monitor) clock(t time.Time) time.Time { return m.o.Clock.Add(t.Sub(m.be
 
 // units is the relative time at t without its wrap.
 func (m *Monitor) units(t time.Time) int64 {
-	return int64(m.relative) + int64(t.Sub(m.booted)/relativeUnit)
+	return int64(m.relative) + int64(max(t.Sub(m.booted), 0)/relativeUnit)
 }
 
 // advance brings patient and alarms to t.
