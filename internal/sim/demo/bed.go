@@ -87,18 +87,24 @@ func (b *bed) pull() error {
 func (b *bed) interrupt() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if n := len(b.gaps); n > 0 && b.gaps[n-1].to.IsZero() {
-		return // nobody listens yet
-	}
 	b.gaps = append(b.gaps, gap{from: time.Now()})
 }
 
-// heard ends a gap: the platform has values again that came over this line.
+// heard ends the gaps that a value was measured behind: it came over the line.
 func (b *bed) heard(measured time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if n := len(b.gaps); n > 0 && b.gaps[n-1].to.IsZero() && measured.After(b.gaps[n-1].from.Add(tolerance)) {
-		b.gaps[n-1].to = measured
+	if b.replay != nil {
+		measured = time.Now() // the clock of a recording is not ours
+	}
+	b.endGaps(measured)
+}
+
+func (b *bed) endGaps(at time.Time) {
+	for i := range b.gaps {
+		if g := &b.gaps[i]; g.to.IsZero() && at.After(g.from.Add(tolerance)) {
+			g.to = at
+		}
 	}
 }
 
@@ -107,9 +113,6 @@ func (b *bed) heard(measured time.Time) {
 func (b *bed) quit() error {
 	b.mu.Lock()
 	b.end = time.Now()
-	if n := len(b.gaps); n > 0 && b.gaps[n-1].to.IsZero() {
-		b.gaps[n-1].to = b.end
-	}
 	b.mu.Unlock()
 	if b.monitor == nil {
 		return b.pty.Unplug()

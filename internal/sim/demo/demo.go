@@ -235,15 +235,27 @@ func (d *demo) received(m *platform.Message) {
 			continue
 		}
 		d.mu.Lock()
-		first := d.vitals[b.label].rows == nil
-		d.vitals[b.label].take(m.Document, time.Now())
+		first := len(d.vitals[b.label].rows) == 0
+		fresh := d.vitals[b.label].take(m.Document, time.Now())
 		d.mu.Unlock()
-		if first {
-			d.say("the platform has the first values of %s", b.name)
-		}
+		d.fresh(b, first, fresh)
 		if rows, err := rowsOf(m.Document); err == nil && len(rows) > 0 {
-			b.heard(rows[len(rows)-1].from)
+			b.heard(latest(rows))
 		}
+	}
+}
+
+// fresh tells of the first values of a bed, and of a recording each value that
+// is new: that is what one wants to see of it.
+func (d *demo) fresh(b *bed, first bool, rows []platform.Row) {
+	if first && len(rows) > 0 {
+		d.say("the platform has the first values of %s", b.name)
+	}
+	if b.replay == nil {
+		return
+	}
+	for _, r := range rows {
+		d.say("  at the platform: %s %s", b.name, r)
 	}
 }
 
@@ -288,7 +300,7 @@ func (d *demo) watch(ctx context.Context) {
 // changes tells the states that changed since the last report.
 func (d *demo) changes(r *status.Report, was map[string]string) {
 	tell := func(what, state string) {
-		if was[what] != state && state != "" {
+		if was[what] != state && state != "connected" {
 			d.say("gatewayd: %s is %s", what, state)
 		}
 		was[what] = state
@@ -333,7 +345,7 @@ func (d *demo) summary() {
 	d.mu.Lock()
 	var lines []string
 	for _, b := range d.beds {
-		if v := d.vitals[b.label]; v.rows != nil {
+		if v := d.vitals[b.label]; len(v.rows) > 0 {
 			lines = append(lines, fmt.Sprintf("%s at the platform: %s", b.name, v.short()))
 		}
 	}

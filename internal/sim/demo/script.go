@@ -63,7 +63,7 @@ func (d *demo) allHeard() bool {
 	for _, b := range d.beds {
 		p, _ := d.portOf(b.name)
 		b.dead = b.isSimulated() && !b.simulate
-		if b.dead && p.Simulated == 0 || !b.dead && d.vitals[b.label].rows == nil {
+		if b.dead && p.Simulated == 0 || !b.dead && len(d.vitals[b.label].rows) == 0 {
 			return false
 		}
 	}
@@ -81,7 +81,7 @@ func (d *demo) healed() bool {
 	return !slices.ContainsFunc(d.beds, func(b *bed) bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		return !b.dead && len(b.gaps) > 0 && b.gaps[len(b.gaps)-1].to.IsZero()
+		return !b.dead && slices.ContainsFunc(b.gaps, func(g gap) bool { return g.to.IsZero() })
 	})
 }
 
@@ -173,7 +173,7 @@ func (d *demo) settle() error {
 	}
 	b := d.balance()
 	acknowledged, lost, duplicated, wrong := b.result()
-	fmt.Fprintf(d.o.Out, "gateway:   %d messages made durable, %d acknowledged, %d in the spool\n", b.made, b.delivered, b.left)
+	fmt.Fprintf(d.o.Out, "gateway:   %s, %d acknowledged, %d in the spool\n", b.madeText(), b.delivered, b.left)
 	fmt.Fprintf(d.o.Out, "platform:  %d messages stored, %d came again and were known by their control ID, %d findings\n", b.counts.Stored, b.counts.Again, b.counts.Findings)
 	for _, bed := range d.beds {
 		wrong = append(wrong, d.settleBed(bed)...)

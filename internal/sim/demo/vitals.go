@@ -3,6 +3,7 @@ package demo
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/hl7"
@@ -12,12 +13,12 @@ import (
 
 // vitals is what the platform knows of a bed: the latest value of each term.
 type vitals struct {
-	rows  map[mdc.Code]platform.Row
-	order []mdc.Code // as they first came
-	at    time.Time  // of the latest message
+	rows map[mdc.Code]platform.Row
+	at   time.Time // of the latest message
 }
 
-func (v *vitals) take(d *platform.Document, at time.Time) {
+// take takes a message in and returns the rows of terms that are new.
+func (v *vitals) take(d *platform.Document, at time.Time) (fresh []platform.Row) {
 	if v.rows == nil {
 		v.rows = map[mdc.Code]platform.Row{}
 	}
@@ -29,10 +30,11 @@ func (v *vitals) take(d *platform.Document, at time.Time) {
 		}
 		c := mdc.Code(code)
 		if _, known := v.rows[c]; !known {
-			v.order = append(v.order, c)
+			fresh = append(fresh, r)
 		}
 		v.rows[c] = r
 	}
+	return fresh
 }
 
 // A sign is a line of the display: one value, or a pressure of three.
@@ -55,7 +57,10 @@ var signs = [...]sign{
 	{"NIBP", []mdc.Code{150021, 150022, 150023}},
 }
 
-// line is a sign's value with its unit: 72 {beat}/min, 120/74 (89) mm[Hg].
+// units writes UCUM codes as monitors do.
+var units = strings.NewReplacer("{beat}", "", "{breath}", "", "mm[Hg]", "mmHg", "Cel", "°C")
+
+// line is a sign's value with its unit: 72 /min, 120/74 (89) mmHg.
 func (v *vitals) line(s sign) (string, bool) {
 	first, ok := v.rows[s.codes[0]]
 	if !ok {
@@ -65,7 +70,7 @@ func (v *vitals) line(s sign) (string, bool) {
 	if len(s.codes) == 3 {
 		text = fmt.Sprintf("%s/%s (%s)", first.Value, v.rows[s.codes[1]].Value, v.rows[s.codes[2]].Value)
 	}
-	text += " " + first.UCUM
+	text += " " + units.Replace(first.UCUM)
 	if s.label == "NIBP" {
 		if t, err := hl7.ParseTime(first.Time); err == nil {
 			text += " " + t.Local().Format(time.TimeOnly)
@@ -77,19 +82,16 @@ func (v *vitals) line(s sign) (string, bool) {
 	return text, true
 }
 
-// short is the first values on one line, for the log.
+// short is the values on one line, for the log.
 func (v *vitals) short() string {
-	text := ""
+	var parts []string
 	for _, s := range signs {
 		if value, ok := v.line(s); ok {
-			if text != "" {
-				text += ", "
-			}
-			text += s.label + " " + value
+			parts = append(parts, s.label+" "+value)
 		}
 	}
-	if text == "" {
+	if len(parts) == 0 {
 		return "no values"
 	}
-	return text
+	return strings.Join(parts, ", ")
 }
