@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -155,4 +156,68 @@ func BenchmarkEnqueue(b *testing.B) {
 func median(d []time.Duration) time.Duration {
 	slices.Sort(d)
 	return d[len(d)/2]
+}
+
+// BenchmarkFullSpool fills a spool to its default bound of 64 MiB and opens it: what the
+// longest outage costs in memory, in file and at the next start.
+func BenchmarkFullSpool(b *testing.B) {
+	path := filepath.Join(benchDir(b), "bench-full.db")
+	defer os.Remove(path)
+	defer os.Remove(path + journalSuffix)
+	os.Remove(path)
+	st := fill(b, path)
+	empty, full := heap(), int64(0)
+	for b.Loop() {
+		s, err := Open(path, Options{Key: testKey})
+		if err != nil {
+			b.Fatal(err)
+		}
+		full = heap()
+		if got := s.Stats().Messages; got != st.Messages {
+			b.Fatalf("%d of %d are there", got, st.Messages)
+		}
+		s.Close()
+	}
+	b.ReportMetric(float64(st.Messages), "messages")
+	b.ReportMetric(float64(st.FileBytes), "file-bytes")
+	b.ReportMetric(float64(full-empty), "heap-bytes")
+	b.ReportMetric(float64(residentFile(b)), "mapped-resident-bytes")
+}
+
+// fill fills a spool and closes it.
+func fill(b *testing.B, path string) Stats {
+	b.Helper()
+	s, err := Open(path, Options{Key: testKey})
+	if err != nil {
+		b.Fatal(err)
+	}
+	enqueueLoop(b, s, 0, 16, 50_000, false)
+	st := s.Stats()
+	if err := s.Close(); err != nil {
+		b.Fatal(err)
+	}
+	return st
+}
+
+// heap is what is in use of it.
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// residentFile is what of mapped files is in the memory of the process.
+func residentFile(b *testing.B) (bytes int64) {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if _, err := fmt.Sscanf(line, "RssFile: %d kB", &bytes); err == nil {
+			return bytes << 10
+		}
+	}
+	return 0
 }

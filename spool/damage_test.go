@@ -471,3 +471,37 @@ func FuzzChanges(f *testing.F) {
 		}
 	})
 }
+
+func TestARecordOpensOnlyAsWhatItWasSealed(t *testing.T) {
+	c, err := newSealer(testKey, rand.NewChaCha8([32]byte{}))
+	must(t, err)
+	e := Entry{Queue: "queue", Device: "device", ControlID: "control", Class: Alert, Payload: []byte("message")}
+	v := c.sealRecord(nil, 7, &e, time.Now())
+	h, p, err := c.openRecord(nil, 7, v)
+	must(t, err)
+	if string(p) != "message" || string(h.queue) != "queue" || string(h.device) != "device" || string(h.control) != "control" || h.class != Alert {
+		t.Errorf("got %q %+v", p, h)
+	}
+	if _, _, err := c.openRecord(nil, 8, v); err == nil {
+		t.Error("it opens with another ID")
+	}
+	for bit := range len(v) * 8 {
+		v[bit/8] ^= 1 << (bit % 8)
+		if _, _, err := c.openRecord(nil, 7, v); err == nil {
+			t.Errorf("it opens with bit %d wrong", bit)
+		}
+		v[bit/8] ^= 1 << (bit % 8)
+	}
+	for n := range len(v) {
+		if _, _, err := c.openRecord(nil, 7, v[:n]); err == nil {
+			t.Errorf("it opens with %d bytes of %d", n, len(v))
+		}
+	}
+	m := c.sealMark(nil, 7, mark{Quarantined, 3, "AR"})
+	if got, err := c.openMark(7, m); err != nil || got != (mark{Quarantined, 3, "AR"}) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if _, err := c.openMark(8, m); err == nil {
+		t.Error("the mark opens with another ID")
+	}
+}

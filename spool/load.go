@@ -358,14 +358,15 @@ func (x *index) finish(sv *survey) {
 	}
 }
 
-// marked gives an item what its mark says.
+// marked gives an item what its mark says. What was sent is queued, to go out again.
 func (x *index) marked(it *item, m mark) {
 	it.note = &note{attempts: m.attempts, reason: m.reason}
-	if (m.state == Quarantined) != (it.state == Quarantined) {
-		x.move(it, m.state)
+	state := Queued
+	if m.state == Quarantined {
+		state = Quarantined
 	}
-	if it := x.items[it.id]; it.state != Quarantined {
-		it.state = Queued // what was sent goes out again
+	if state != it.state {
+		x.move(it, state)
 	}
 }
 

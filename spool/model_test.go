@@ -214,7 +214,7 @@ func (x *modelRun) act() {
 func (x *modelRun) enqueue(queue string) {
 	e := Entry{Queue: queue, Device: "bed", ControlID: fmt.Sprint(x.r.IntN(400)), Class: Class(x.r.IntN(4)), Payload: make([]byte, 1+x.r.IntN(1500))}
 	if x.r.IntN(20) == 0 {
-		e.Payload = make([]byte, 7000) // takes much of the journal
+		e.Payload = make([]byte, 9000) // more than the smallest journal takes
 	}
 	want, wantErr := x.m.enqueue(e)
 	got, err := x.s.Enqueue(context.Background(), e)
@@ -306,7 +306,7 @@ func (x *modelRun) compare() {
 	}
 	for i, want := range x.m.entries {
 		if g := got[i]; g.ID != want.ID || g.Queue != want.Queue || g.ControlID != want.ControlID || g.Class != want.Class || g.State != want.State {
-			x.t.Errorf("entry %d is %+v, want %+v", i, g, want.Entry)
+			x.t.Errorf("entry %d is %d %q %v %v, want %d %q %v %v", i, g.ID, g.ControlID, g.Class, g.State, want.ID, want.ControlID, want.Class, want.State)
 		}
 	}
 	st := x.s.Stats()

@@ -13,6 +13,11 @@
 // most about twice MaxBytes, and stays there: its pages are used again, and room that an
 // outage once took is there for the next one.
 //
+// There are two files: the tree at the path that Open is given, which is a bbolt database,
+// and its journal at path.journal, which makes a group of messages durable with one sync
+// of the disk. One of them that is damaged is moved aside and what is whole in it carried
+// over; the daemon goes on.
+//
 // The daemon enqueues, package northbound takes from the queues. The spool never looks
 // into a message, and never tells its content but to Next and Get.
 package spool
