@@ -49,6 +49,9 @@ func (c *Client) logFailure(ctx context.Context, err error) {
 	if state == Refused || state == Halted || state == StoreFault { // B17, B18: log an error
 		level = slog.LevelError
 	}
+	if c.eager {
+		c.peek()
+	}
 	args := []any{"state", state, "error", err.Error(), "attempts", c.attempts}
 	if !c.oldest.IsZero() {
 		args = append(args, "oldest_message", clock(c.o.Now().Sub(c.oldest)))
@@ -58,6 +61,16 @@ func (c *Client) logFailure(ctx context.Context, err error) {
 		text = "the platform still does not take messages"
 	}
 	c.o.Log.Log(ctx, level, text, args...)
+}
+
+// peek looks how old the first message of the queue is, without waiting for one:
+// before the first connection nothing else has asked.
+func (c *Client) peek() {
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	if e, err := c.queue.Next(now); err == nil {
+		c.oldest = e.Made
+	}
 }
 
 // noteOthers logs answers that were for other messages.
