@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/bedside-gateway/gatewayd/drivers/intellivue/sim"
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
 	"github.com/bedside-gateway/gatewayd/internal/sim/platform"
 	"github.com/bedside-gateway/gatewayd/internal/status"
@@ -34,6 +36,10 @@ func TestMain(m *testing.M) {
 //	waiting SOCKET N         wait until N messages are in its spool
 //	platform NAME [ANSWERS]  a platform whose address is then in $NAME, with the certificates in pki/
 //	signal HUP|TERM          send a signal to what runs in the background
+//	answers NAME ANSWERS     what the platform answers from now on
+//	monitor NAME             a simulated monitor on the network, whose address is then in $NAME
+//	envsubst FILE            put the values of variables into a file
+//	first NAME               the first number of the last output's second line into $NAME
 //	stored NAME N            wait until it has stored N messages
 func TestCommandLine(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -52,7 +58,7 @@ func TestCommandLine(t *testing.T) {
 			return keys.Write(filepath.Join(e.WorkDir, "pki"))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "ready": ready, "condition": condition, "waiting": waiting, "platform": startPlatform, "stored": stored, "signal": signals,
+			"exits": exits, "ready": ready, "condition": condition, "waiting": waiting, "platform": startPlatform, "stored": stored, "signal": signals, "answers": answers, "monitor": monitor, "envsubst": envsubst, "first": first,
 		},
 	})
 }
@@ -127,12 +133,12 @@ func startPlatform(ts *testscript.TestScript, _ bool, args []string) {
 	keys := ts.Value(certificates{}).(*pki.PKI)
 	identity, err := keys.Identity("platform")
 	ts.Check(err)
-	answers, err := platform.ParseAnswers(strings.Join(args[1:], ","))
-	if len(args) == 1 {
-		answers, err = nil, nil
+	var script []platform.Answer
+	if len(args) > 1 {
+		script, err = platform.ParseAnswers(args[1])
+		ts.Check(err)
 	}
-	ts.Check(err)
-	p, err := platform.New(platform.Options{Certificates: []tls.Certificate{identity}, Roots: keys.Roots(), Answer: answers})
+	p, err := platform.New(platform.Options{Certificates: []tls.Certificate{identity}, Roots: keys.Roots(), Answer: script})
 	ts.Check(err)
 	ts.Check(p.Listen("127.0.0.1:0"))
 	ts.Defer(func() { p.Close() })
@@ -140,16 +146,54 @@ func startPlatform(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], p.Address())
 }
 
+func answers(ts *testscript.TestScript, _ bool, args []string) {
+	list, err := platform.ParseAnswers(args[1])
+	ts.Check(err)
+	ts.Value(platforms{}).(map[string]*platform.Platform)[args[0]].SetAnswer(list...)
+}
+
+func monitor(ts *testscript.TestScript, _ bool, args []string) {
+	m, err := sim.New(sim.Options{Seed: 1, Tick: 100 * time.Millisecond, AcceptDelay: time.Millisecond, Latency: time.Millisecond,
+		Patient: &sim.Patient{ID: "MARKID", Family: "MARKNAME"}})
+	ts.Check(err)
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Setenv(args[0], c.LocalAddr().String())
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.ServePacket(ctx, c) }()
+	ts.Defer(func() {
+		stop()
+		<-done
+	})
+}
+
+func envsubst(ts *testscript.TestScript, _ bool, args []string) {
+	text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+}
+
+func first(ts *testscript.TestScript, _ bool, args []string) {
+	lines := strings.Split(ts.ReadFile("stdout"), "\n")
+	if len(lines) < 2 {
+		ts.Fatalf("the output has no second line")
+	}
+	id, _, _ := strings.Cut(lines[1], " ")
+	ts.Setenv(args[0], id)
+}
+
+// stored counts distinct messages: N is at least so many, =N exactly.
 func stored(ts *testscript.TestScript, _ bool, args []string) {
 	p := ts.Value(platforms{}).(map[string]*platform.Platform)[args[0]]
-	want, err := strconv.Atoi(args[1])
+	digits, exact := strings.CutPrefix(args[1], "=")
+	want, err := strconv.Atoi(digits)
 	ts.Check(err)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if err := p.Wait(ctx, func(c platform.Counts) bool { return c.Stored >= want }); err != nil {
 		ts.Fatalf("%d messages stored: %v; counts %+v", want, err, p.Counts())
 	}
-	if c := p.Counts(); c.Stored != want {
+	if c := p.Counts(); exact && c.Stored != want {
 		ts.Fatalf("%d messages stored, want %d", c.Stored, want)
 	}
 	fmt.Fprintf(ts.Stdout(), "%+v\n", p.Counts())

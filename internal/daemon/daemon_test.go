@@ -64,6 +64,7 @@ var keys = sync.OnceValues(func() (*pki.PKI, error) { return pki.New(pki.Options
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
+	t.Parallel()
 	known, err := drivers.NewRegistry(words{})
 	if err != nil {
 		t.Fatal(err)

@@ -188,21 +188,23 @@ func TestB12_FromTheMonitorsToThePlatform(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.start()
-	w.more(30)
+	eventually(t, "both monitors are heard again", func() bool {
+		r := w.daemon.Report()
+		return r.Ports[0].Messages >= 5 && r.Ports[1].Messages >= 5
+	})
 	look()
 
-	// The ports fall silent, and everything is delivered.
+	// The cables come out, and what is there is delivered.
 	w.bedside.unplug("/dev/bed1")
 	w.lan.Unplug()
-	eventually(t, "the spool is empty", func() bool {
-		r := w.daemon.Report()
-		return r.Spool.Messages == 0 && r.Ports[0].State != "live" && r.Ports[1].State != "live" && r.Ports[0].Pending+r.Ports[1].Pending == 0
-	})
-	second, delivered := w.messages()
+	eventually(t, "the spool is empty", func() bool { return w.daemon.Report().Spool.Messages == 0 })
 	w.end()
+	second, delivered := w.messages()
+	left := len(w.stored()) // what the end itself has stored
 	c := w.platform.Counts()
-	if made := first + second; made != delivered || made != uint64(c.Stored) {
-		t.Errorf("made %d messages, delivered %d, the platform has %d", made, delivered, c.Stored)
+	t.Logf("made %d messages, then %d; the platform: %+v", first, second, c)
+	if made := first + second; made != delivered+uint64(left) || delivered != uint64(c.Stored) {
+		t.Errorf("made %d messages, delivered %d, left %d, the platform has %d", made, delivered, left, c.Stored)
 	}
 	if c.Repeated+c.Conflicts+c.Rejected+c.Findings+c.Skipped != 0 {
 		t.Errorf("the platform complains: %+v", c)
