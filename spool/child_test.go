@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 
 // childOptions are small, so that the journal is full often.
 func childOptions() Options {
-	return Options{Key: testKey, MaxBytes: 8 << 20, journal: 32 << 10}
+	return Options{Key: testKey, MaxBytes: 64 << 20, journal: 32 << 10}
 }
 
 // runChild enqueues and delivers, and writes down at file 3 what it was promised, each
@@ -136,6 +137,11 @@ func newLedger() *ledger {
 	return &ledger{map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}}
 }
 
+// clone is the ledger as it goes on from here in one of several ways.
+func (l *ledger) clone() *ledger {
+	return &ledger{maps.Clone(l.begun), maps.Clone(l.stored), maps.Clone(l.taking), maps.Clone(l.taken), maps.Clone(l.refusing), maps.Clone(l.refused)}
+}
+
 func (l *ledger) note(line string) {
 	what, control, _ := strings.Cut(strings.TrimSpace(line), " ")
 	for name, set := range map[string]map[string]bool{"begin": l.begun, "stored": l.stored, "taking": l.taking, "taken": l.taken, "refusing": l.refusing, "refused": l.refused} {
@@ -197,6 +203,9 @@ func (l *ledger) check(path string) error {
 		}
 	}
 	q := s.Stats().Queues["q"]
+	if s.Stats().Bytes > childOptions().MaxBytes/2 {
+		return errors.New("it is nearly full, and entries that are given up look like lost ones")
+	}
 	if q.Enqueued != q.Accepted+uint64(q.Messages+q.Quarantined) {
 		return fmt.Errorf("the counts do not add up: %+v", q)
 	}

@@ -23,23 +23,27 @@ func TestNothingIsLostWhenTheProcessIsKilledAtAnyInstant(t *testing.T) {
 	}
 	path, promised := newPath(t), newLedger()
 	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 7))
-	begun, done := time.Now(), 0
-	for round := range rounds {
+	begun, done, stored, taken := time.Now(), 0, 0, 0
+	for done < rounds {
 		if os.Getenv("GATEWAY_SPOOL_KILLS") == "" && done >= 10 && time.Since(begun) > 4*time.Second {
 			break // the machine is slow
 		}
-		done++
-		if err := killOnce(path, promised, fmt.Sprintf("%04d", round), time.Duration(r.IntN(40_000))*time.Microsecond); err != nil {
-			t.Fatalf("round %d: %v", round, err)
+		before := [2]int{len(promised.stored), len(promised.taken)}
+		if err := killOnce(path, promised, fmt.Sprintf("%04d", done), time.Duration(r.IntN(40_000))*time.Microsecond); err != nil {
+			t.Fatalf("round %d: %v", done, err)
 		}
 		if err := promised.check(path); err != nil {
-			t.Fatalf("round %d, after %d promises: %v", round, len(promised.stored), err)
+			t.Fatalf("round %d, after %d promises: %v", done, len(promised.stored), err)
+		}
+		stored, taken = stored+len(promised.stored)-before[0], taken+len(promised.taken)-before[1]
+		if done++; done%25 == 0 { // before it is full
+			path, promised = newPath(t), newLedger()
 		}
 	}
-	if len(promised.stored) < done || len(promised.taken) < done/2 {
-		t.Errorf("only %d were stored and %d taken in %d rounds: the kills came too early to tell anything", len(promised.stored), len(promised.taken), done)
+	if stored < done || taken < done/2 {
+		t.Errorf("only %d were stored and %d taken in %d rounds: the kills came too early to tell anything", stored, taken, done)
 	}
-	t.Logf("%d kills, %d messages stored, %d accepted", done, len(promised.stored), len(promised.taken))
+	t.Logf("%d kills, %d messages stored, %d accepted", done, stored, taken)
 }
 
 // killOnce starts the child, and kills it some time after its first promise.

@@ -31,15 +31,12 @@ func TestNothingIsLostWhenThePowerFailsAtAnyInstant(t *testing.T) {
 	}
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	must(t, err)
-	events := record(t, filepath.Join(dir, "spool.db"), 120/slow)
+	d := newDisk()
+	events := record(t, d, filepath.Join(dir, "spool.db"), 120/slow)
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 3))
-	at := make([]int, cuts)
-	for i := range at {
-		at[i] = r.IntN(len(events) + 1)
-	}
-	slices.Sort(at)
-	d, done, torn := newDisk(), 0, 0
+	at := instants(r, cuts, len(events))
+	done, torn := 0, 0
 	for i, cut := range at {
 		for ; done < cut; done++ {
 			d.apply(events[done])
@@ -60,6 +57,65 @@ func TestNothingIsLostWhenThePowerFailsAtAnyInstant(t *testing.T) {
 	}
 }
 
+// TestNothingIsLostWhenThePowerFailsAgainWhileTheSpoolIsOpenedAfterIt cuts the power in
+// what a process does that finds the files as a power cut left them.
+func TestNothingIsLostWhenThePowerFailsAgainWhileTheSpoolIsOpenedAfterIt(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	must(t, err)
+	first := newDisk()
+	events := record(t, first, filepath.Join(dir, "spool.db"), 60/slow)
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 5))
+	done := 0
+	for _, cut := range instants(r, 4/slow, len(events)) {
+		for ; done < cut; done++ {
+			first.apply(events[done])
+		}
+		left := filepath.Join(dir, fmt.Sprint("left", cut))
+		first.cut(t, r, left, dir)
+		second := readDisk(t, left, first.promised.clone())
+		opening := record(t, second, filepath.Join(left, "spool.db"), 0)
+		next := 0
+		for _, again := range instants(r, 25, len(opening)) {
+			for ; next < again; next++ {
+				second.apply(opening[next])
+			}
+			into := filepath.Join(t.TempDir(), "after")
+			second.cut(t, r, into, left)
+			if err := second.promised.check(filepath.Join(into, "spool.db")); err != nil {
+				t.Fatalf("seed %d, cut before event %d, and again before %d of %d: %v", seed, cut, again, len(opening), err)
+			}
+			os.RemoveAll(into)
+		}
+	}
+}
+
+// instants are n places in a record of so many events, in their order.
+func instants(r *rand.Rand, n, events int) []int {
+	at := make([]int, n)
+	for i := range at {
+		at[i] = r.IntN(events + 1)
+	}
+	slices.Sort(at)
+	return at
+}
+
+// readDisk is a disk that holds what is in a folder.
+func readDisk(t *testing.T, dir string, promised *ledger) *disk {
+	t.Helper()
+	d := newDisk()
+	d.promised = promised
+	names, err := os.ReadDir(dir)
+	must(t, err)
+	for i, name := range names {
+		path := filepath.Join(dir, name.Name())
+		b, err := os.ReadFile(path)
+		must(t, err)
+		d.names[path], d.files[i+1] = i+1, &diskFile{synced: b}
+	}
+	return d
+}
+
 func kinds(events []event, cut int) []eventKind {
 	var k []eventKind
 	for _, e := range events[max(cut-6, 0):min(cut+2, len(events))] {
@@ -68,8 +124,8 @@ func kinds(events []event, cut int) []eventKind {
 	return k
 }
 
-// record runs the child to its end under the tracer.
-func record(t *testing.T, path string, each int) []event {
+// record runs the child to its end under the tracer, on what is on a disk.
+func record(t *testing.T, d *disk, path string, each int) []event {
 	t.Helper()
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d", childEnv, path, "0000", each))
@@ -77,7 +133,7 @@ func record(t *testing.T, path string, each int) []event {
 	must(t, err)
 	defer null.Close()
 	child.ExtraFiles, child.Stderr = []*os.File{null}, os.Stderr
-	events, err := trace(child, filepath.Dir(path))
+	events, err := trace(child, filepath.Dir(path), d.names)
 	if errors.Is(err, errNoTrace) {
 		t.Skip(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,8 +77,9 @@ const (
 // errNoTrace says that this machine does not let a process be traced.
 var errNoTrace = errors.New("ptrace is not allowed here")
 
-// trace runs the child to its end and gives what it did to dir.
-func trace(child *exec.Cmd, dir string) ([]event, error) {
+// trace runs the child to its end and gives what it did to dir, in which there are the
+// files of names already.
+func trace(child *exec.Cmd, dir string, names map[string]int) ([]event, error) {
 	runtime.LockOSThread() // ptrace belongs to the thread
 	defer runtime.UnlockOSThread()
 	child.SysProcAttr = &syscall.SysProcAttr{Ptrace: true, Setpgid: true}
@@ -93,7 +95,7 @@ func trace(child *exec.Cmd, dir string) ([]event, error) {
 	if err := unix.PtraceSetOptions(pid, options); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNoTrace, err)
 	}
-	t := &tracer{dir: dir, names: map[string]int{}, calls: map[int]call{}}
+	t := &tracer{dir: dir, names: maps.Clone(names), files: len(names), calls: map[int]call{}}
 	err := unix.PtraceSyscall(pid, 0)
 	if err == nil {
 		err = t.follow(pid)
