@@ -85,6 +85,7 @@ type Entry struct {
 	CRL         []byte            `json:"-"` // DER; of CAs only
 
 	issuer *Entry
+	shares *Entry // whose key it has, where that is another's
 	spec   spec
 }
 
@@ -93,10 +94,11 @@ type Role string
 
 // The roles.
 const (
-	Root     Role = "root"
-	Issuing  Role = "issuing"
-	Platform Role = "platform"
-	Device   Role = "device"
+	Root      Role = "root"
+	Issuing   Role = "issuing"
+	Platform  Role = "platform"
+	Device    Role = "device"
+	Responder Role = "responder" // signs OCSP responses for its issuer (RFC 6960, section 4.2.2.2)
 )
 
 // New makes all keys and certificates.
@@ -201,17 +203,47 @@ func (e *Entry) chain() []*Entry {
 
 func (e *Entry) isCA() bool { return e.Role == Root || e.Role == Issuing }
 
+// IsCA reports whether it issues certificates and has a CRL.
+func (e *Entry) IsCA() bool { return e.isCA() }
+
+// IssuedBy is the entry that issued it; a root issued itself.
+func (e *Entry) IssuedBy() *Entry { return e.issuer }
+
+// Chain is the whole chain of a name, leaf first and root last, as package
+// revocation judges it. Identity is what is sent of it.
+func (p *PKI) Chain(name string) ([]*x509.Certificate, error) {
+	e, err := p.Find(name)
+	if err != nil {
+		return nil, err
+	}
+	chain := []*x509.Certificate{e.Certificate}
+	for e.issuer != e {
+		e = e.issuer
+		chain = append(chain, e.Certificate)
+	}
+	return chain, nil
+}
+
 // makeKeys makes the keys side by side: RSA keys are slow to find.
 func (p *PKI) makeKeys() error {
 	var g errgroup.Group
 	g.SetLimit(8)
 	for _, e := range p.Entries {
+		if e.shares != nil {
+			continue
+		}
 		g.Go(func() (err error) {
 			e.Key, err = newKey(e.Scheme, e.isCA())
 			return err
 		})
 	}
-	return g.Wait()
+	err := g.Wait()
+	for _, e := range p.Entries {
+		if e.shares != nil {
+			e.Key = e.shares.Key
+		}
+	}
+	return err
 }
 
 func newKey(s Scheme, ca bool) (crypto.Signer, error) {
@@ -289,6 +321,11 @@ func (p *PKI) template(e *Entry) *x509.Certificate {
 	case Device:
 		t.Subject.CommonName = o.Device.String()
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	case Responder:
+		t.Subject.CommonName = "Simulated " + e.Name
+		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}
+		t.ExtraExtensions = []pkix.Extension{noCheck}
+		t.OCSPServer = nil // nobody asks a responder about itself
 	}
 	if e.spec.alter != nil {
 		e.spec.alter(t, o)

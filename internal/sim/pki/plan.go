@@ -2,6 +2,8 @@ package pki
 
 import (
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"time"
 )
 
@@ -11,6 +13,7 @@ type spec struct {
 	name    string
 	role    Role
 	issuer  string // name of another row
+	key     string // name of the row whose key it has, where not its own
 	why     string
 	refuse  bool // a peer must refuse it
 	trusted bool
@@ -31,6 +34,8 @@ func specs() []spec {
 	for _, role := range []Role{Platform, Device} {
 		rows = append(rows, leaves(role)...)
 	}
+	rows = append(rows, responders("issuing", "")...)
+	rows = append(rows, responders("root", "root-")...)
 	return append(rows,
 		spec{name: "platform-cn-only", role: Platform, issuer: "issuing", why: "its name is in the subject only, which B17 allows",
 			alter: func(c *x509.Certificate, _ Options) { c.DNSNames = nil }},
@@ -50,6 +55,29 @@ func leaves(role Role) []spec {
 		{name: name + "-foreign", role: role, issuer: "foreign-issuing", refuse: true, why: "its root is not trusted"},
 	}
 }
+
+// responders are certificates that sign OCSP responses for a CA. All have one
+// key: what makes them good or bad is what the certificate says.
+func responders(issuer, prefix string) []spec {
+	rows := []spec{
+		{name: "responder", why: "signs OCSP responses for its CA"},
+		{name: "responder-unchecked", why: "a responder that a CRL has to vouch for: it has no id-pkix-ocsp-nocheck",
+			alter: func(c *x509.Certificate, _ Options) { c.ExtraExtensions = nil }},
+		{name: "responder-expired", refuse: true, why: "a responder whose time is over", alter: expired},
+		{name: "responder-no-eku", refuse: true, why: "a responder without OCSPSigning in its extended key usage",
+			alter: func(c *x509.Certificate, _ Options) { c.ExtKeyUsage = nil }},
+	}
+	for i := range rows {
+		rows[i].name, rows[i].role, rows[i].issuer = prefix+rows[i].name, Responder, issuer
+		if rows[i].name != "responder" {
+			rows[i].key = "responder"
+		}
+	}
+	return rows
+}
+
+// noCheck is id-pkix-ocsp-nocheck (RFC 6960, section 4.2.2.2.1).
+var noCheck = pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 5}, Value: asn1.NullBytes}
 
 func expired(c *x509.Certificate, o Options) {
 	c.NotBefore, c.NotAfter = o.Now.Add(-60*24*time.Hour), o.Now.Add(-24*time.Hour)
@@ -94,7 +122,7 @@ func (p *PKI) plan(scheme Scheme) {
 			e.CRLFile = e.Name + ".crl"
 		}
 		made[s.name] = e
-		e.issuer = made[s.issuer]
+		e.issuer, e.shares = made[s.issuer], made[s.key]
 		p.Entries = append(p.Entries, e)
 	}
 }
