@@ -145,7 +145,7 @@ func TestTheSpoolDoesWhatTheModelDoes(t *testing.T) {
 	for seed := range uint64(rounds) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			runModel(t, seed, 500)
+			runModel(t, seed, 500/(1+slow/3))
 		})
 	}
 }
