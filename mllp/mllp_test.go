@@ -91,6 +91,8 @@ func TestReaderNamesWhatIsWrong(t *testing.T) {
 		{"nothing came", "", []error{io.EOF}, "EOF"},
 		{"no frame at all", ack, []error{io.ErrUnexpectedEOF, ErrNoFrame}, "no MLLP start byte in 57 bytes"},
 		{"noise without end", strings.Repeat("x", 9000), []error{ErrNoFrame}, "no MLLP start byte in the first"},
+		{"a start byte and no more", "\x0b", []error{io.ErrUnexpectedEOF}, "unfinished after 0 bytes"},
+		{"a block over the limit, given up for another", "\x0b" + strings.Repeat("x", 101) + block("y"), []error{ErrTooLarge}, "larger than the limit"},
 		{"half a block", "\x0bMSH|", []error{io.ErrUnexpectedEOF}, "unfinished after 4 bytes"},
 		{"the last byte missing", "\x0bMSH|\x1c", []error{io.ErrUnexpectedEOF, ErrNoFinalCR}, "block ends in 0x1C without 0x0D"},
 		{"one byte over the limit", block(strings.Repeat("x", 101)), []error{ErrTooLarge}, "larger than the limit of 100 bytes"},

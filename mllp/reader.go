@@ -22,7 +22,8 @@ var (
 // bytes that are in no block. Unwrap gives the stream's error.
 type CutError struct {
 	Outside int  // bytes before a start byte, skipped
-	Inside  int  // bytes of the unfinished block, 0 where none had begun
+	Begun   bool // a block had begun
+	Inside  int  // bytes of it
 	NoCR    bool // only the last 0x0D was missing
 	Err     error
 }
@@ -31,7 +32,7 @@ func (e *CutError) Error() string {
 	switch {
 	case e.NoCR:
 		return fmt.Sprintf("%v after a block of %d bytes: %v", ErrNoFinalCR, e.Inside, e.Err)
-	case e.Inside > 0:
+	case e.Begun:
 		return fmt.Sprintf("MLLP block unfinished after %d bytes: %v", e.Inside, e.Err)
 	}
 	return fmt.Sprintf("%v in %d bytes: %v", ErrNoFrame, e.Outside, e.Err)
@@ -42,7 +43,7 @@ func (e *CutError) Unwrap() []error {
 	switch {
 	case e.NoCR:
 		return []error{e.Err, ErrNoFinalCR}
-	case e.Inside > 0:
+	case e.Begun:
 		return []error{e.Err}
 	}
 	return []error{e.Err, ErrNoFrame}
@@ -142,8 +143,10 @@ func (r *Reader) take() ([]byte, bool) {
 		}
 		// A start byte within a block: the peer gave up that block and began
 		// another, or it writes the start byte twice.
-		if again := bytes.LastIndexByte(r.buf[from:limit], startBlock); again >= 0 {
-			r.restart(from + again)
+		if again := bytes.IndexByte(r.buf[from:limit], startBlock); again >= 0 {
+			if !r.restart(from + again) {
+				return nil, false
+			}
 			continue
 		}
 		if end < 0 {
@@ -190,12 +193,20 @@ func (r *Reader) skip(to int) {
 	r.r = to
 }
 
-func (r *Reader) restart(at int) {
+// restart begins a block anew behind the start byte at buf[at]. A block over the
+// limit is an error here too: whether it was seen in time must not depend on
+// how the stream came in pieces.
+func (r *Reader) restart(at int) bool {
+	if at-r.r > r.max {
+		r.err = ErrTooLarge
+		return false
+	}
 	if at > r.r {
 		r.cut++
 	}
 	r.skipped += at + 1 - r.r
 	r.r, r.scanned = at+1, 0
+	return true
 }
 
 // finish judges the 0x1C at buf[end]: how many bytes the end of the block has,
@@ -275,7 +286,7 @@ func (r *Reader) explain() error {
 	}
 	cut := &CutError{Outside: r.outside, Err: r.err}
 	if r.inside {
-		cut.Inside = r.w - r.r
+		cut.Begun, cut.Inside = true, r.w-r.r
 		cut.NoCR = cut.Inside > 0 && r.buf[r.w-1] == endBlock
 	}
 	if r.inside || r.outside > 0 {

@@ -241,7 +241,7 @@ func (c *Conn) explain(err error) error {
 		return &AckError{Fault: Oversize, Reason: fmt.Sprintf("the platform's answer is larger than %d bytes", c.d.MaxAckBytes), Next: "see what it sends there: an acknowledgement has some hundred bytes", Err: err}
 	case errors.Is(err, mllp.ErrNoFinalCR):
 		return &AckError{Fault: Unfinished, Reason: "the platform's answer ends in 0x1C without the 0x0D that MLLP asks for", Next: "correct the platform's MLLP framing", Err: err}
-	case isCut && cut.Inside > 0:
+	case isCut && cut.Begun:
 		return &AckError{Fault: Unfinished, Reason: fmt.Sprintf("the platform's answer broke off after %d bytes", cut.Inside), Next: "see the platform's log", Err: err}
 	case errors.Is(err, mllp.ErrNoFrame) && c.strayText():
 		return &AckError{Fault: Unframed, Reason: "the platform sent bytes without an MLLP frame" + c.strayKind(), Next: "switch MLLP framing on at the platform, release 1", Err: err}
