@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 //	exits CODE COMMAND...    the command ends with this exit code
 //	ready SOCKET             wait until a daemon answers there
 //	condition SOCKET NAME    wait until its report has the condition
-//	waiting SOCKET N         wait until N messages are in its spool
+//	waiting SOCKET N         wait until N messages are in its spool, =N exactly
 //	platform NAME [ANSWERS]  a platform whose address is then in $NAME, with the certificates in pki/
 //	signal HUP|TERM          send a signal to what runs in the background
 //	answers NAME ANSWERS     what the platform answers from now on
@@ -49,6 +49,7 @@ func TestCommandLine(t *testing.T) {
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("SHARED", os.Getenv("GATEWAY_SHARED"))
+			e.Setenv("GORACE", "atexit_sleep_ms=5") // the race detector's default is a second for each command
 			e.Values[platforms{}] = map[string]*platform.Platform{}
 			keys, err := pki.New(pki.Options{})
 			if err != nil {
@@ -126,7 +127,12 @@ func condition(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func waiting(ts *testscript.TestScript, _ bool, args []string) {
-	until(ts, args[0], args[1]+" messages", func(r status.Report) bool { return strconv.Itoa(r.Spool.Messages) == args[1] })
+	digits, exact := strings.CutPrefix(args[1], "=")
+	want, err := strconv.Atoi(digits)
+	ts.Check(err)
+	until(ts, args[0], digits+" messages", func(r status.Report) bool {
+		return r.Spool.Messages == want || !exact && r.Spool.Messages > want
+	})
 }
 
 func startPlatform(ts *testscript.TestScript, _ bool, args []string) {

@@ -18,9 +18,22 @@ import (
 	"github.com/bedside-gateway/gatewayd/keystore"
 )
 
-// memoryLimit is the soft limit of the heap where GOMEMLIMIT does not set one: a
-// board with 256 MiB runs other things too.
-const memoryLimit = 48 << 20
+// A board with 256 MiB of memory runs other things too: where the environment
+// says nothing else (GOGC, GOMEMLIMIT), garbage is collected twice as often as
+// usual, which costs nothing at this load, and harder near the limit.
+const (
+	collectAt   = 50       // per cent of growth
+	memoryLimit = 32 << 20 // bytes
+)
+
+func spareMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(collectAt)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
+}
 
 func (a *app) runCommand() *cobra.Command {
 	var path string
@@ -35,9 +48,7 @@ func (a *app) runCommand() *cobra.Command {
 }
 
 func (a *app) runDaemon(ctx context.Context, path string) error {
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
-	}
+	spareMemory()
 	load := func() (*config.Config, error) { return config.Load(path, a.configOptions()) }
 	c, err := load()
 	if err != nil {

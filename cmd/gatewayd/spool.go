@@ -191,9 +191,9 @@ func (s *stopped) Show(_ context.Context, id uint64, patient bool) (e status.Ent
 }
 
 func (s *stopped) Release(_ context.Context, id uint64) error {
-	return s.write(func(sp *spool.Spool) error { return sp.Release(id) })
+	return s.write(func(sp *spool.Spool) error { return daemon.Translate(sp.Release(id)) })
 }
 
 func (s *stopped) Drop(_ context.Context, id uint64) error {
-	return s.write(func(sp *spool.Spool) error { return sp.Drop(id, "operator") })
+	return s.write(func(sp *spool.Spool) error { return daemon.Translate(sp.Drop(id, "operator")) })
 }

@@ -172,6 +172,9 @@ func (d *Daemon) reload() error {
 	if err != nil {
 		return &ConfigError{err}
 	}
+	for _, w := range c.Warnings {
+		d.log.Warn(w.String())
+	}
 	if !ended {
 		d.swap(c, p)
 	}

@@ -15,8 +15,8 @@ func (s spoolStore) List(queue string, f func(status.Entry) error) error {
 }
 
 func (s spoolStore) Show(id uint64) (status.Entry, error) { return ShowSpool(s.Spool, id) }
-func (s spoolStore) Release(id uint64) error              { return translate(s.Spool.Release(id)) }
-func (s spoolStore) Drop(id uint64, reason string) error  { return translate(s.Spool.Drop(id, reason)) }
+func (s spoolStore) Release(id uint64) error              { return Translate(s.Spool.Release(id)) }
+func (s spoolStore) Drop(id uint64, reason string) error  { return Translate(s.Spool.Drop(id, reason)) }
 
 // ListSpool lists the entries of an open spool as the status socket would.
 func ListSpool(s *spool.Spool, queue string, f func(status.Entry) error) error {
@@ -27,7 +27,7 @@ func ListSpool(s *spool.Spool, queue string, f func(status.Entry) error) error {
 // patient identifiers included.
 func ShowSpool(s *spool.Spool, id uint64) (status.Entry, error) {
 	e, err := s.Get(id)
-	return entry(e), translate(err)
+	return entry(e), Translate(err)
 }
 
 func entry(e spool.Entry) status.Entry {
@@ -35,9 +35,9 @@ func entry(e spool.Entry) status.Entry {
 		State: e.State.String(), Made: e.Made, Attempts: e.Attempts, Reason: e.Reason, Size: len(e.Payload), Message: e.Payload}
 }
 
-// translate gives the errors of the spool that an operator's request can meet
+// Translate gives the errors of the spool that an operator's request can meet
 // their names on the socket.
-func translate(err error) error {
+func Translate(err error) error {
 	switch {
 	case errors.Is(err, spool.ErrNotFound):
 		return status.ErrNotFound
