@@ -41,7 +41,7 @@ fuzz: overlay ## every parser of outside bytes for FUZZTIME (10s) each
 	@GO='$(GO)' test/fuzz.sh $(FUZZTIME)
 
 soak: overlay ## power cuts and kills by the hundred (some minutes)
-	SPOOL_ROUNDS=300 $(GO) test -count=1 -timeout 30m -run 'Kill|PowerCut' ./spool
+	GATEWAY_SPOOL_KILLS=1000 GATEWAY_SPOOL_CUTS=20000 $(GO) test -count=1 -timeout 60m -run 'Kill|PowerCut|Cut' -v ./spool
 
 interop: overlay ## parsers and peers that this project did not write; installs them
 	test/interop/install.sh
