@@ -264,15 +264,18 @@ func (ca *authority) entry(serial *big.Int) *pki.Entry {
 	return nil
 }
 
-// sibling is another certificate of the same CA, a leaf where there is one: it
-// can sign, and may not.
+// sibling is another certificate of the same CA, a good leaf where there is
+// one: it can sign, and may not.
 func (ca *authority) sibling(serial *big.Int) *pki.Entry {
 	var found *pki.Entry
 	for _, e := range ca.issued {
-		if e.Certificate.SerialNumber.Cmp(serial) == 0 || e.Role == pki.Responder || e.Verdict != "good" {
+		if e.Role == pki.Responder || e.Certificate.SerialNumber.Cmp(serial) == 0 {
 			continue
 		}
-		if found == nil || found.IsCA() && !e.IsCA() {
+		if !e.IsCA() && e.Verdict == "good" {
+			return e
+		}
+		if found == nil {
 			found = e
 		}
 	}

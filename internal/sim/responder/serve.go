@@ -106,6 +106,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, kind string, a Ans
 		w.Header().Set("Content-Type", kind)
 		w.Header().Set("Content-Length", strconv.Itoa(2*len(der)))
 		_, _ = w.Write(der)
+		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler) // the way of net/http to break off
 	}
 	write(w, kind, der)
