@@ -454,7 +454,8 @@ func (s *Snapshot) close(b **batch, at time.Time) {
 		s.recycle(c)
 		return
 	}
-	if at.After(c.from) && c.class == Periodic && s.o.Interval > 0 {
+	// An interval that is shorter than what OBR-7 and OBR-8 can show is a point in time.
+	if c.class == Periodic && s.o.Interval > 0 && at.Truncate(time.Millisecond).After(c.from.Truncate(time.Millisecond)) {
 		c.to = at
 	}
 	s.pending = append(s.pending, c)

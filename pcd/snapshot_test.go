@@ -728,6 +728,17 @@ func TestCutEndsTheIntervalForAGoodbye(t *testing.T) {
 	}
 }
 
+func TestAnIntervalThatIsShorterThanItsFieldsShowIsAPointInTime(t *testing.T) {
+	s := snapshot(t, options(t))
+	s.Add(report(start.Add(300*time.Microsecond), nil, number(heartRate, 72, 0, perMinute)))
+	s.Cut(start.Add(900 * time.Microsecond))
+	m := one(t, s, start.Add(900*time.Microsecond))
+	clean(t, m)
+	if obr, ok := m.m.Segment("OBR", 1); !ok || obr.Field(8).String() != "" {
+		t.Errorf("OBR-8 is %q", obr.Field(8).String())
+	}
+}
+
 func TestAReportIsOnlyBorrowed(t *testing.T) {
 	o := options(t)
 	o.Waves = true
