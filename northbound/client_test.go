@@ -399,7 +399,7 @@ func TestBackoffGrowsToAMinuteWithJitterAndBeginsAnewAfterASuccess(t *testing.T)
 			return dial(ctx, network, address)
 		}
 	}
-	inBubble(t, script("hangup", "CA", "hangup"), half, func(t *testing.T, r *rig) {
+	inBubble(t, script("hangup", "CA", "hangup", "CA", "CE"), half, func(t *testing.T, r *rig) {
 		r.f.setDown(errDown)
 		r.start()
 		time.Sleep(5 * time.Minute)
@@ -421,6 +421,11 @@ func TestBackoffGrowsToAMinuteWithJitterAndBeginsAnewAfterASuccess(t *testing.T)
 		synctest.Wait()
 		if at := dials(); len(at) != 1 || !at[0].Equal(before) || r.state() != "" {
 			t.Errorf("dialled at %v, now is %v, spool %s", at, before, r.state())
+		}
+		r.enqueue("M3")
+		synctest.Wait()
+		if s := r.client.Status(); time.Until(s.NextAttempt) != 750*time.Millisecond {
+			t.Errorf("after a success the pause is %v", time.Until(s.NextAttempt))
 		}
 	})
 }

@@ -150,7 +150,6 @@ func (c *Conn) begin(id string) error {
 	if c.busy {
 		return errors.New("an exchange is under way on this connection")
 	}
-	c.idle.Stop()
 	c.busy, c.waiting = true, id
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -320,7 +321,12 @@ func TestIdleConnectionIsClosedPolitely(t *testing.T) {
 			ends <- err
 		})
 		d, _ := destination(t).complete()
-		conn, err := d.open(t.Context(), f.dial, new(counters))
+		var wire *recorded
+		conn, err := d.open(t.Context(), func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := f.dial(ctx, network, address)
+			wire = &recorded{Conn: c}
+			return wire, err
+		}, new(counters))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -328,9 +334,12 @@ func TestIdleConnectionIsClosedPolitely(t *testing.T) {
 		if _, err := conn.Exchange(t.Context(), message("M1")); err != nil {
 			t.Fatal(err)
 		}
-		began := time.Now()
-		if err := <-ends; err != io.EOF { // close_notify came: anything else is an error of its own
+		began, sent := time.Now(), wire.writes.Load()
+		if err := <-ends; err != io.EOF {
 			t.Errorf("the platform saw %v", err)
+		}
+		if n := wire.writes.Load() - sent; n != 1 { // close_notify (RFC 8446, 6.1)
+			t.Errorf("we said goodbye %d times", n)
 		}
 		if took := time.Since(began); took != d.IdleTimeout {
 			t.Errorf("it was closed after %v", took)
@@ -343,6 +352,46 @@ func TestIdleConnectionIsClosedPolitely(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// recorded counts what we write.
+type recorded struct {
+	net.Conn
+	writes atomic.Int32
+}
+
+func (r *recorded) Write(p []byte) (int, error) {
+	r.writes.Add(1)
+	return r.Conn.Write(p)
+}
+
+// A close with bytes unread would reset the connection, and the alert be lost.
+func TestLingerEndsInAnOrderlyClose(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	near, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	if _, err := far.Write(make([]byte, 4096)); err != nil {
+		t.Fatal(err)
+	}
+	near.Write([]byte("alert"))
+	lingered := make(chan struct{})
+	go func() { linger(near); close(lingered) }()
+	if b, err := io.ReadAll(far); err != nil || string(b) != "alert" {
+		t.Errorf("the peer read %q, %v", b, err)
+	}
+	far.Close()
+	<-lingered
 }
 
 func TestDialTellsApartWhoRefusedAndWhatIsUnreachable(t *testing.T) {
@@ -455,13 +504,16 @@ func TestRefusalAfterTheHandshakeIsNamed(t *testing.T) {
 	}
 }
 
-// The platform has to see why it was refused, not a broken pipe.
+// The platform has to see why it was refused, not a reset connection, also
+// where we have not read all that it sent.
 func TestPlatformSeesOurAlert(t *testing.T) {
-	saw := make(chan error, 1)
+	saw := make(chan error, 2)
 	f := newPlatform(t, nil)
+	f.tls.Certificates = []tls.Certificate{identity(t, "platform-expired")}
 	f.plain = func(c net.Conn) {
-		f.tls.Certificates = []tls.Certificate{identity(t, "platform-expired")}
-		saw <- tls.Server(c, f.tls).Handshake()
+		saw <- tls.Server(wordy{c}, f.tls).Handshake()
+		_, err := io.ReadAll(c)
+		saw <- err
 	}
 	d := destination(t)
 	d.Connect = f.listen()
@@ -471,6 +523,17 @@ func TestPlatformSeesOurAlert(t *testing.T) {
 	if err := <-saw; err == nil || !strings.Contains(err.Error(), "bad certificate") {
 		t.Errorf("the platform saw %v", err)
 	}
+	if err := <-saw; err != nil {
+		t.Errorf("then it saw %v", err)
+	}
+}
+
+// wordy sends more than it is asked to.
+type wordy struct{ net.Conn }
+
+func (w wordy) Write(p []byte) (int, error) {
+	n, err := w.Conn.Write(append(p[:len(p):len(p)], make([]byte, 16<<10)...))
+	return min(n, len(p)), err
 }
 
 func TestAddressDefaultsToThePortOfB12(t *testing.T) {

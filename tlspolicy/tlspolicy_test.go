@@ -238,6 +238,22 @@ func TestOnlyTheSignaturesListedCount(t *testing.T) {
 	}
 }
 
+// Package x509 refuses SHA-1 by itself, today; the step does not count on it.
+func TestStrongStepRefusesAWeakSignatureByItself(t *testing.T) {
+	h := newHospital(t)
+	c := h.chain()
+	path := []*x509.Certificate{c.leaf, c.issuing, c.root}
+	state := tls.ConnectionState{PeerCertificates: path[:2]}
+	if err := strong(path, state, now); err != nil {
+		t.Fatal(err)
+	}
+	h.issuing.SignatureAlgorithm = x509.ECDSAWithSHA1
+	path[1] = h.sign(h.issuing, h.root, h.issuingKey, h.rootKey)
+	if err := strong(path, state, now); err == nil || !strings.Contains(err.Error(), "ECDSA-SHA1") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestB16_OurOwnCertificateIsRefused(t *testing.T) {
 	h := newHospital(t)
 	c := h.chain()
