@@ -85,7 +85,7 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.err)
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.pkiCommand(), a.platformCommand(), a.tellCommand(), a.deviceCommand(), a.replayCommand(), a.demoCommand())
+	root.AddCommand(a.pkiCommand(), a.ocspCommand(), a.crlCommand(), a.platformCommand(), a.tellCommand(), a.deviceCommand(), a.replayCommand(), a.demoCommand())
 	root.InitDefaultCompletionCmd("completion")
 	return root
 }
@@ -108,7 +108,7 @@ func none(_ *cobra.Command, args []string) error {
 func required(c *cobra.Command, names ...string) error {
 	for _, name := range names {
 		if !c.Flags().Changed(name) {
-			return usage("%s needs --%s: %s", c.CommandPath(), name, c.Flags().Lookup(name).Usage)
+			return usage("%s needs --%s: %s", c.CommandPath(), name, strings.ReplaceAll(c.Flags().Lookup(name).Usage, "`", ""))
 		}
 	}
 	return nil
