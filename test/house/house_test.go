@@ -33,6 +33,7 @@ var allowed = map[string][]string{
 	"tlspolicy":              {"revocation", "tlsoverlay"},
 	"keystore":               {},
 	"revocation":             {},
+	"revocation/fetch":       {"revocation"},
 	"southbound":             {"hl7", "mllp", "pcd", "revocation", "spool", "tlsoverlay", "tlspolicy"},
 	"tlsoverlay":             {},
 	"tlsoverlay/gen":         {},
