@@ -292,6 +292,9 @@ func (c *Client) unanswered(ctx context.Context, e spool.Entry, err error) error
 		return err
 	}
 	if !stale {
+		if err == ErrNotSent {
+			err = &UnreachableError{Address: c.d.Connect, Err: err, Reason: "it closes the connection as soon as that is open", Next: "see the platform's log: it may not take this gateway's certificate"}
+		}
 		c.failed(ctx, err)
 	}
 	return nil

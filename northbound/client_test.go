@@ -457,6 +457,25 @@ func TestConnectionClosedWhileIdleIsOpenedForTheNextMessage(t *testing.T) {
 	})
 }
 
+// A platform that hangs up on each new connection is tried with backoff, not in a loop.
+func TestPlatformThatHangsUpAtOnceIsTriedWithBackoff(t *testing.T) {
+	inBubble(t, func(_ int, p *peer) { p.goodbye() }, nil, func(t *testing.T, r *rig) {
+		r.start()
+		r.enqueue("M1")
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if n := r.f.connections(); n < 10 || n > 30 {
+			t.Errorf("%d connections in ten minutes", n)
+		}
+		if s := r.client.Status(); s.State != Unreachable || !strings.Contains(s.Fault, "; see the platform's log") || s.Delivered != 0 {
+			t.Errorf("%+v", s)
+		}
+		if got := r.state(); !strings.HasPrefix(got, "M1 queued") {
+			t.Errorf("the spool has %s", got)
+		}
+	})
+}
+
 func TestOwnIdleTimeoutEndsInTheStateIdle(t *testing.T) {
 	inBubble(t, takeAll, nil, func(t *testing.T, r *rig) {
 		r.start()
