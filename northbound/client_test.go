@@ -261,7 +261,7 @@ func TestOnlyOneMessageIsSetAsideForErrorsUntilAnotherIsAccepted(t *testing.T) {
 		inBubble(t, poison("M1", "M2", "M3"), few, func(t *testing.T, r *rig) {
 			r.start()
 			r.enqueue("M1", "M2", "M3")
-			time.Sleep(24 * time.Hour)
+			time.Sleep(2 * time.Hour)
 			if got := r.state(); !strings.HasPrefix(got, "M1 quarantined") || strings.Count(got, "quarantined") != 1 {
 				t.Errorf("the spool has %s", got)
 			}
