@@ -50,8 +50,12 @@ func (b *bed) note(n sim.Numeric) {
 		b.marked++
 	}
 	v := sent{code: termOf(n.Physio), unit: unitOf(n.Unit), value: n.Value, at: time.Now(), episodic: n.Episodic}
-	if n.Episodic {
+	v.of = v.at
+	switch {
+	case n.Episodic:
 		v.measured = n.Time
+	case b.monitor != nil: // its clock is ours
+		v.of = n.Time
 	}
 	b.sent = append(b.sent, v)
 }

@@ -16,7 +16,8 @@ type sent struct {
 	code     mdc.Code
 	unit     mdc.Code
 	value    string    // its digits
-	at       time.Time // when it was written, by our clock
+	of       time.Time // when the monitor had it
+	at       time.Time // when it was written; later than of where the machine is busy
 	measured time.Time // of a cuff measurement: when, by the monitor's clock
 	episodic bool
 }
@@ -27,6 +28,7 @@ type received struct {
 	unit     string // reference identifier
 	value    string
 	from, to time.Time // when it was measured, as far as the message says
+	since    time.Time // when the interval of the message began
 }
 
 // A gap is a time in which a line led nowhere. What was sent in it, or right
@@ -37,6 +39,10 @@ type gap struct{ from, to time.Time }
 // time in which a value travels from the monitor's write into a report.
 const tolerance = time.Second
 
+// cuffTolerance is the same for cuff measurements, whose time is that of the
+// monitor's clock. They are at least three seconds apart.
+const cuffTolerance = 1400 * time.Millisecond
+
 // margin is how long before a gap a value may have been sent and still be lost:
 // gatewayd gathers for a second before it makes a message, and until then only
 // its memory has the values.
@@ -44,12 +50,15 @@ const margin = 1500 * time.Millisecond
 
 // An account is what both ends of one bed say, and what of it does not agree.
 type account struct {
-	values   int // numbers that the platform has of periodic values
-	replaced int // values that a newer one of the same second replaced
-	unheard  int // values that were sent while the line led nowhere
-	cuffs    int // cuff measurements that arrived
-	again    int // of these, how many a restarted gateway sent once more
-	wrong    []string
+	// Each value that was sent is one of these.
+	values   int // arrived
+	standing int // repeats of a cuff measurement that stands
+	replaced int // a newer one of the same second replaced it
+	unheard  int // nobody listened: the line led nowhere, or it was at the very end
+
+	cuffs int // cuff measurements that arrived
+	again int // of these, how many a restarted gateway sent once more
+	wrong []string
 }
 
 func (a *account) differ(format string, args ...any) {
@@ -82,6 +91,10 @@ func unitOf(unit uint16) mdc.Code { return mdc.Code(4<<16 | uint32(unit)) }
 // rowsOf are the numbers of a message.
 func rowsOf(d *platform.Document) ([]received, error) {
 	var rows []received
+	since, err := hl7.ParseTime(d.Start)
+	if err != nil {
+		return nil, fmt.Errorf("message %s, OBR-7: %w", d.ControlID, err)
+	}
 	for _, r := range d.Rows {
 		var code uint32
 		if _, err := fmt.Sscan(r.Code, &code); err != nil || r.Type != "NM" || mdc.Code(code).Partition() != 2 {
@@ -91,8 +104,7 @@ func rowsOf(d *platform.Document) ([]received, error) {
 		if !r.Episodic && d.End != "" {
 			to = d.End
 		}
-		v := received{code: mdc.Code(code), unit: r.Unit, value: r.Value}
-		var err error
+		v := received{code: mdc.Code(code), unit: r.Unit, value: r.Value, since: since}
 		if v.from, err = hl7.ParseTime(from); err == nil {
 			v.to, err = hl7.ParseTime(to)
 		}
@@ -163,10 +175,10 @@ func (s *settle) account() account {
 // message says, and none may come twice. Of what was sent none may be missing
 // but what a newer value of the same interval replaced.
 func (s *settle) periodic(a *account, out []sent, in []received) {
-	arrived := make([]bool, len(out))
+	arrived := make([]*received, len(out))
 	next := 0
-	for _, r := range in {
-		i := next
+	for k := range in {
+		r, i := &in[k], next
 		for i < len(out) && !r.is(out[i], s.recorded) {
 			i++
 		}
@@ -174,7 +186,7 @@ func (s *settle) periodic(a *account, out []sent, in []received) {
 			a.differ("%s %s of %s was never sent at that time, or came twice or out of order", r.code, r.value, r.from.Format(time.TimeOnly))
 			continue
 		}
-		arrived[i], next = true, i+1
+		arrived[i], next = r, i+1
 		a.values++
 	}
 	if !s.recorded {
@@ -185,7 +197,7 @@ func (s *settle) periodic(a *account, out []sent, in []received) {
 // is reports whether r can be the value v. The clock of a recording runs faster
 // than ours where a silence in it is cut short, so its times say nothing.
 func (r received) is(v sent, recorded bool) bool {
-	return r.same(v) && (recorded || !v.at.Before(r.from.Add(-tolerance)) && !v.at.After(r.to.Add(tolerance)))
+	return r.same(v) && (recorded || !v.at.Before(r.from.Add(-tolerance)) && !v.of.After(r.to.Add(tolerance)))
 }
 
 // same reports whether digits and unit are those of v.
@@ -194,14 +206,16 @@ func (r received) same(v sent) bool {
 	return ok && r.value == v.value && r.unit == unit.RefID
 }
 
-func (s *settle) missing(a *account, out []sent, arrived []bool) {
-	first := slices.Index(arrived, true)
-	for i, v := range out {
+func (s *settle) missing(a *account, out []sent, arrived []*received) {
+	first := slices.IndexFunc(arrived, func(r *received) bool { return r != nil })
+	var newer *received // the next of them that arrived
+	for i, v := range slices.Backward(out) {
 		switch {
-		case arrived[i]:
-		case i < first || first < 0 || s.deaf(v.at):
+		case arrived[i] != nil:
+			newer = arrived[i]
+		case first < 0 || i < first || s.deaf(v.at):
 			a.unheard++
-		case i+1 < len(out) && (arrived[i+1] || s.deaf(out[i+1].at)) && i > 0 && arrived[i-1]:
+		case newer != nil && !v.at.Before(newer.since.Add(-tolerance)):
 			a.replaced++
 		default:
 			a.differ("%s %s, sent at %s, did not arrive", v.code, v.value, v.at.Format(time.TimeOnly))
@@ -245,12 +259,16 @@ func (s *settle) episodic(a *account, out []sent, in []received, measurements ma
 			until = times[n+1]
 		}
 		heard := slices.ContainsFunc(out[i:until], func(v sent) bool { return !s.deaf(v.at) })
+		a.standing += until - i - 1
 		switch {
-		case copies == 0 && heard:
+		case copies == 0 && !heard:
+			a.unheard++
+		case copies == 0:
 			a.differ("%s %s, measured at %s, did not arrive", v.code, v.value, v.measured.Format(time.TimeOnly))
 		case copies > 1+s.restarts:
 			a.differ("%s %s, measured at %s, arrived %d times", v.code, v.value, v.measured.Format(time.TimeOnly), copies)
-		case copies > 0:
+		default:
+			a.values++
 			if !measurements[v.measured] {
 				a.again += copies - 1
 			}
@@ -263,7 +281,7 @@ func (s *settle) episodic(a *account, out []sent, in []received, measurements ma
 }
 
 func (r received) measures(v sent) bool {
-	return r.same(v) && r.from.Sub(v.measured).Abs() <= tolerance
+	return r.same(v) && r.from.Sub(v.measured).Abs() <= cuffTolerance
 }
 
 // A balance is what both ends say of the messages.
@@ -274,8 +292,9 @@ type balance struct {
 	seen      []string // control IDs that were in the spool at some time
 	restarts  int      // then the count of made ones begins anew, and only the control IDs tell
 
-	stored map[string]bool // control IDs at the platform
-	counts platform.Counts
+	stored   map[string]bool // control IDs at the platform
+	findings []string        // the distinct ones, at the platform
+	counts   platform.Counts
 }
 
 // madeText is what the gateway made, as far as its counts go.
@@ -318,8 +337,8 @@ func (b *balance) result() (acknowledged, lost, duplicated int, wrong []string) 
 	if b.counts.Rejected > 0 {
 		wrong = append(wrong, fmt.Sprintf("the platform rejected %d messages", b.counts.Rejected))
 	}
-	if b.counts.Findings > 0 {
-		wrong = append(wrong, fmt.Sprintf("messages break rules of the profile in %d places", b.counts.Findings))
+	for _, f := range b.findings {
+		wrong = append(wrong, "a message breaks a rule of the profile: "+f)
 	}
 	if b.counts.Stored == 0 {
 		wrong = append(wrong, "no message arrived")

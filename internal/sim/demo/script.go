@@ -192,6 +192,11 @@ func (d *demo) balance() *balance {
 	b := &balance{restarts: d.restarts, stored: map[string]bool{}, counts: d.platform.Counts()}
 	for _, m := range d.platform.Messages() {
 		b.stored[m.ControlID] = true
+		for _, f := range m.Findings {
+			if text := f.String(); !slices.Contains(b.findings, text) {
+				b.findings = append(b.findings, text)
+			}
+		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -230,21 +235,29 @@ func (d *demo) settleBed(b *bed) []string {
 		return d.settleDead(b, p.Simulated, len(s.received))
 	}
 	a := s.account()
-	line := fmt.Sprintf("%s:     %d values sent, %d arrived, each as it was sent", b.name, len(s.sent), len(s.received))
-	if !s.recorded {
-		line += fmt.Sprintf("; %d cuff measurements, each once", a.cuffs)
-	}
-	if a.again > 0 {
-		line += fmt.Sprintf(" (%d once more after the power cut, with its own time)", a.again)
-	}
-	if len(a.wrong) > 0 {
-		line = fmt.Sprintf("%s:     %d values sent, %d arrived", b.name, len(s.sent), len(s.received))
-	}
-	fmt.Fprintln(d.o.Out, line)
+	fmt.Fprintln(d.o.Out, a.line(b.name, len(s.sent), s.recorded))
 	for i := range a.wrong {
 		a.wrong[i] = b.name + ": " + a.wrong[i]
 	}
 	return a.wrong
+}
+
+// line is what became of the values of a bed.
+func (a *account) line(name string, sent int, recorded bool) string {
+	text := fmt.Sprintf("%s:     %d values sent, %d arrived", name, sent, a.values)
+	if len(a.wrong) > 0 {
+		return text
+	}
+	text += ", each as it was sent"
+	if recorded {
+		return text
+	}
+	text += fmt.Sprintf(" (%d repeated a standing one, %d were replaced within a second, %d went out while nobody listened); %d cuff measurements, each once",
+		a.standing, a.replaced, a.unheard, a.cuffs)
+	if a.again > 0 {
+		text += fmt.Sprintf(" (%d once more after the power cut, with the time of the first)", a.again)
+	}
+	return text
 }
 
 // settleDead is for a bed whose values must not arrive.

@@ -87,7 +87,7 @@ func (d *demo) page(now time.Time) []string {
 	return lines
 }
 
-const bedLines = 9
+const bedLines = 10
 
 func (d *demo) bedBlock(b *bed, now time.Time) []string {
 	v := d.vitals[b.label]

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"gatewaysim": main})
+}
+
+// TestScripts plays the conversations with the command line in testdata/script.
+func TestScripts(t *testing.T) {
+	gatewayd := ""
+	if !testing.Short() {
+		gatewayd = filepath.Join(t.TempDir(), "gatewayd")
+		if out, err := exec.Command("go", "build", "-o", gatewayd, "../gatewayd").CombinedOutput(); err != nil {
+			t.Fatalf("gatewayd does not build: %v\n%s", err, out)
+		}
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: filepath.Join("testdata", "script"),
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("GATEWAYD", gatewayd)
+			e.Setenv("GATEWAY_SHARED", os.Getenv("GATEWAY_SHARED"))
+			return nil
+		},
+		Condition: func(name string) (bool, error) {
+			switch name {
+			case "gatewayd":
+				return gatewayd != "", nil
+			case "captures":
+				return os.Getenv("GATEWAY_SHARED") != "", nil
+			}
+			return false, nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "signal": send},
+	})
+}
