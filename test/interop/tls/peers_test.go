@@ -1,0 +1,412 @@
+package tlsinterop
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bedside-gateway/gatewayd/mllp"
+)
+
+// scratch is a folder of this run.
+var scratch string
+
+func TestMain(m *testing.M) {
+	var err error
+	if scratch, err = os.MkdirTemp("", "tlsinterop"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	stopJSSE()
+	os.RemoveAll(scratch)
+	os.Exit(code)
+}
+
+// need skips a test whose peer is not there. GATEWAY_INTEROP=1 says that it
+// has to be.
+func need(t *testing.T, peer string, err error) {
+	t.Helper()
+	switch {
+	case err == nil:
+	case os.Getenv("GATEWAY_INTEROP") == "1":
+		t.Fatalf("%s is not installed (make interop installs it): %v", peer, err)
+	default:
+		t.Skipf("%s is not installed (%v); make interop installs it and runs this test", peer, err)
+	}
+}
+
+// patience is how long any one conversation may take.
+const patience = 30 * time.Second
+
+// A job is one connection of a peer. Files are of the ward.
+type job struct {
+	name    string // entry whose certificate and key it shows
+	chain   string // its file, where not name.pem
+	trust   string // its file, where not roots.pem
+	version string // 1.2 or 1.3
+	suites  []suite
+	port    string // to call
+}
+
+func (j job) files(w *ward) (cert, key, trust string) {
+	cert, trust = j.name+".pem", "roots.pem"
+	if j.chain != "" {
+		cert = j.chain
+	}
+	if j.trust != "" {
+		trust = j.trust
+	}
+	return w.file(cert), w.file(j.name + ".key"), w.file(trust)
+}
+
+func names(s []suite, of func(suite) string, sep string) string {
+	words := make([]string, len(s))
+	for i := range s {
+		words[i] = of(s[i])
+	}
+	return strings.Join(words, sep)
+}
+
+// A peer connects to us and delivers the message. What it says begins with
+// "done" where it was acknowledged, else with "failed".
+type peer struct {
+	name string
+	need func(*testing.T)
+	call func(*testing.T, *ward, job) string
+}
+
+var callers = []peer{
+	{"OpenSSL", needOpenSSL, openSSLCall},
+	{"GnuTLS", needGnuTLS, gnuTLSCall},
+	{"JSSE", func(t *testing.T) { needJSSE(t) }, jsseCall},
+	{"wolfSSL", func(t *testing.T) { needWolf(t) }, wolfCall},
+}
+
+// ---- programs that copy between their connection and stdin and stdout
+
+// piped delivers the message through such a program, and reads the answer.
+func piped(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	in := must(cmd.StdinPipe())(t)
+	out := must(cmd.StdoutPipe())(t)
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	block := must(mllp.AppendBlock(nil, []byte(message)))(t)
+	_, writeErr := in.Write(block)
+	r := mllp.NewReader(out, 1<<16)
+	answer, err := r.ReadBlock()
+	said := "done " + string(answer)
+	if err != nil {
+		said = fmt.Sprintf("failed: %v, %v", err, writeErr)
+	}
+	in.Close()
+	rest, _ := io.ReadAll(out)
+	_ = cmd.Wait() // the exit code says nothing more
+	return said + "\n" + string(rest) + log.String()
+}
+
+func needOpenSSL(t *testing.T) {
+	t.Helper()
+	_, err := exec.LookPath("openssl")
+	need(t, "OpenSSL", err)
+}
+
+func openSSLCall(t *testing.T, w *ward, j job) string {
+	t.Helper()
+	cert, key, trust := j.files(w)
+	args := []string{"s_client", "-quiet", "-status", "-connect", "127.0.0.1:" + j.port, "-servername", w.pki.Options.Platform,
+		"-verify_hostname", w.pki.Options.Platform, "-verify_return_error", "-CAfile", trust, "-cert", cert, "-cert_chain", cert, "-key", key}
+	if j.version == "1.3" {
+		args = append(args, "-tls1_3")
+	} else {
+		args = append(args, "-tls1_2")
+	}
+	if j.suites != nil {
+		args = append(args, "-cipher", names(j.suites, func(s suite) string { return s.openssl }, ":"))
+	}
+	return piped(t, "openssl", args...)
+}
+
+func needGnuTLS(t *testing.T) {
+	t.Helper()
+	_, err := exec.LookPath("gnutls-cli")
+	_, serv := exec.LookPath("gnutls-serv")
+	need(t, "GnuTLS", errors.Join(err, serv))
+}
+
+func gnuTLSCall(t *testing.T, w *ward, j job) string {
+	t.Helper()
+	cert, key, trust := j.files(w)
+	priority := "NORMAL:-VERS-ALL:+VERS-TLS" + j.version
+	if j.suites != nil {
+		priority = "NONE:+VERS-TLS1.2:+COMP-NULL:+SIGN-ALL:+GROUP-ALL:" + names(j.suites, func(s suite) string { return s.gnutls }, ":")
+	}
+	return piped(t, "gnutls-cli", "--logfile", filepath.Join(t.TempDir(), "log"), "--priority", priority, "--x509cafile", trust, "--x509certfile", cert, "--x509keyfile", key,
+		"--verify-hostname", w.pki.Options.Platform, "--sni-hostname", w.pki.Options.Platform, "--port", j.port, "127.0.0.1")
+}
+
+// serving starts a program that takes connections, in a network of its own
+// where asked for, and waits for a line with the word. It gives all that it
+// says, when it was ended.
+func serving(t *testing.T, alone bool, word string, name string, args ...string) (pid int, line string, said func() string) {
+	t.Helper()
+	if alone {
+		args = append([]string{"-n", "sh", "-c", `ip link set lo up && exec "$@"`, "sh", name}, args...)
+		name = "unshare"
+	}
+	cmd := exec.Command(name, args...)
+	in := must(cmd.StdinPipe())(t)
+	r, w := must2(t, os.Pipe)
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	var mu sync.Mutex
+	var log strings.Builder
+	found, ended := make(chan string, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for s := bufio.NewScanner(r); s.Scan(); {
+			mu.Lock()
+			fmt.Fprintln(&log, s.Text())
+			mu.Unlock()
+			if strings.Contains(s.Text(), word) {
+				select {
+				case found <- s.Text():
+				default:
+				}
+			}
+		}
+	}()
+	stop := sync.OnceFunc(func() {
+		in.Close()
+		cmd.Process.Kill()
+		cmd.Wait()
+		<-ended
+		r.Close()
+	})
+	t.Cleanup(stop)
+	said = func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return log.String()
+	}
+	select {
+	case line = <-found:
+	case <-ended:
+		t.Fatalf("%s ended: %s", name, said())
+	case <-time.After(patience):
+		t.Fatalf("%s does not say %q: %s", name, word, said())
+	}
+	return cmd.Process.Pid, line, said
+}
+
+func must2[A, B any](t *testing.T, f func() (A, B, error)) (A, B) {
+	t.Helper()
+	a, b, err := f()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, b
+}
+
+// bridge leads from a port of this machine into the network of a process, which
+// stays closed to everybody else.
+func bridge(t *testing.T, pid int, to string) string {
+	t.Helper()
+	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	var pairs sync.WaitGroup
+	pairs.Go(func() {
+		for {
+			outer, err := l.Accept()
+			if err != nil {
+				return
+			}
+			inner, err := dialInside(pid, to)
+			if err != nil {
+				outer.Close()
+				continue
+			}
+			pairs.Go(func() { join(inner, outer) })
+			pairs.Go(func() { join(outer, inner) })
+		}
+	})
+	t.Cleanup(func() { l.Close(); pairs.Wait() })
+	return l.Addr().String()
+}
+
+// join copies until one side ends, and passes the end on.
+func join(dst, src net.Conn) {
+	_, _ = io.Copy(dst, src)
+	_ = dst.(*net.TCPConn).CloseWrite()
+	if c, ok := src.(*net.TCPConn); ok {
+		_ = c.CloseRead()
+	}
+}
+
+// dialInside dials from the network of a process. A socket stays in the network
+// of the thread that made it; the thread is not used for anything else again.
+func dialInside(pid int, to string) (net.Conn, error) {
+	type result struct {
+		net.Conn
+		error
+	}
+	dialled := make(chan result)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = errors.Join(unix.Setns(fd, unix.CLONE_NEWNET), unix.Close(fd))
+		}
+		if err != nil {
+			dialled <- result{nil, err}
+			return
+		}
+		c, err := net.Dial("tcp", to)
+		dialled <- result{c, err}
+	}()
+	r := <-dialled
+	return r.Conn, r.error
+}
+
+// ---- JSSE: one virtual machine for all jobs, since each start takes a second
+
+type javaPeer struct {
+	cmd   *exec.Cmd
+	in    io.WriteCloser
+	lines chan string
+}
+
+var startJSSE = sync.OnceValues(func() (*javaPeer, error) {
+	classes := filepath.Join(scratch, "java")
+	if out, err := exec.Command("javac", "-d", classes, "peers/JssePeer.java").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("javac: %w\n%s", err, out)
+	}
+	p := &javaPeer{cmd: exec.Command("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", classes, "JssePeer"), lines: make(chan string, 16)}
+	p.cmd.Stderr = os.Stderr
+	in, err := p.cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	p.in, jsseStarted = in, p
+	go func() {
+		defer close(p.lines)
+		for s := bufio.NewScanner(out); s.Scan(); {
+			p.lines <- s.Text()
+		}
+	}()
+	return p, p.cmd.Start()
+})
+
+var jsseStarted *javaPeer
+
+func stopJSSE() {
+	if jsseStarted != nil {
+		jsseStarted.in.Close() // it ends with its last job
+		_ = jsseStarted.cmd.Wait()
+	}
+}
+
+func needJSSE(t *testing.T) *javaPeer {
+	t.Helper()
+	_, err := exec.LookPath("javac")
+	need(t, "Java", err)
+	return must(startJSSE())(t)
+}
+
+func (p *javaPeer) do(t *testing.T, w *ward, what string, j job) {
+	t.Helper()
+	cert, key, trust := j.files(w)
+	words := []string{"do=" + what, "cert=" + cert, "key=" + key, "trust=" + trust, "version=TLSv" + j.version}
+	if j.suites != nil {
+		words = append(words, "suites="+names(j.suites, func(s suite) string { return s.jsse }, ","))
+	}
+	if what == "call" {
+		words = append(words, "port="+j.port, "host="+w.pki.Options.Platform, "message="+w.file("message.hl7"))
+	}
+	if _, err := fmt.Fprintln(p.in, strings.Join(words, "\t")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p *javaPeer) line(t *testing.T) string {
+	t.Helper()
+	select {
+	case line, ok := <-p.lines:
+		if !ok {
+			t.Fatal("the virtual machine has ended")
+		}
+		return line
+	case <-time.After(patience):
+		t.Fatal("JSSE says nothing")
+	}
+	return ""
+}
+
+func jsseCall(t *testing.T, w *ward, j job) string {
+	t.Helper()
+	p := needJSSE(t)
+	p.do(t, w, "call", j)
+	return p.line(t)
+}
+
+// ---- wolfSSL: a program of ours, built here
+
+var buildWolf = sync.OnceValues(func() (string, error) {
+	program := filepath.Join(scratch, "wolfssl_peer")
+	out, err := exec.Command("cc", "-O1", "-Wall", "-o", program, "peers/wolfssl_peer.c", "-lwolfssl").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("cc: %w\n%s", err, out)
+	}
+	return program, nil
+})
+
+func needWolf(t *testing.T) string {
+	t.Helper()
+	_, err := os.Stat("/usr/include/wolfssl/ssl.h")
+	need(t, "wolfSSL", err)
+	return must(buildWolf())(t)
+}
+
+func (j job) wolf(w *ward, what string) []string {
+	cert, key, trust := j.files(w)
+	list := "-"
+	if j.suites != nil {
+		list = names(j.suites, func(s suite) string { return s.openssl }, ":")
+	}
+	return []string{what, cert, key, trust, j.version, list}
+}
+
+func wolfCall(t *testing.T, w *ward, j job) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	args := append(j.wolf(w, "call"), j.port, w.pki.Options.Platform, w.file("message.hl7"))
+	out, _ := exec.CommandContext(ctx, needWolf(t), args...).CombinedOutput() // it says itself what failed
+	return string(out)
+}
