@@ -13,9 +13,11 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha1"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"fmt"
 	"math/big"
 	"slices"
@@ -310,6 +312,7 @@ func (p *PKI) template(e *Entry) *x509.Certificate {
 		// CAs are older than the expired leaves that they issued.
 		t.NotBefore, t.NotAfter = o.Now.Add(-2*year), o.Now.Add(10*year)
 		t.IsCA, t.MaxPathLenZero = true, e.Role == Issuing
+		t.SubjectKeyId = keyID(e.Key.Public())
 		t.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 		return t
 	}
@@ -331,6 +334,25 @@ func (p *PKI) template(e *Entry) *x509.Certificate {
 		e.spec.alter(t, o)
 	}
 	return t
+}
+
+// keyID is the first method of RFC 5280, section 4.2.1.2, which most CAs use.
+// Package x509 would take another, and wolfSSL finds the signer of an OCSP
+// response by this one only.
+func keyID(key crypto.PublicKey) []byte {
+	var info struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Key       asn1.BitString
+	}
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err == nil {
+		_, err = asn1.Unmarshal(der, &info)
+	}
+	if err != nil {
+		return nil // CreateCertificate says what is wrong with the key
+	}
+	sum := sha1.Sum(info.Key.RightAlign())
+	return sum[:]
 }
 
 func caName(e *Entry) string {
