@@ -115,6 +115,11 @@ func (c *conditions) destination(u *destinationUnit, t *status.Destination) {
 			c.down++
 			c.raise(status.Degraded, "platform-unreachable", t.Name, t.Since, "No delivery: "+what+". Messages are kept.", next)
 		}
+	case northbound.Unanswered:
+		if c.report.Now.Sub(t.Since) > unreachable {
+			c.down++
+			c.raise(status.Degraded, "platform-unanswered", t.Name, t.Since, "The platform gives no answer to go by: "+what+". Messages are kept.", next)
+		}
 	case northbound.Held:
 		c.raise(status.Degraded, "platform-holding", t.Name, t.Since, "The platform takes no messages at the moment: "+what+". They are kept.", next)
 	case northbound.StoreFault:
