@@ -54,7 +54,7 @@ func (f *Fetcher) AddCRL(crl []byte, issuer *x509.Certificate) error {
 		return fmt.Errorf("the CRL of %s is refused: %w", quote(issuer.Subject.CommonName), err)
 	}
 	a := f.authority(issuer)
-	a.tried = a.tried || f.disk == nil
+	a.used = now
 	a.learn(ownURLs(parsed))
 	f.nudge()
 	if err := revocation.CheckCRL(parsed, issuer, now, f.o.Rules); err != nil {

@@ -37,6 +37,7 @@ func NewKeeper(f *Fetcher, chain []*x509.Certificate) (*Keeper, error) {
 			return nil, fmt.Errorf("our certificate %s: %w: put the chain in order, or install its root", quote(cert.Subject.CommonName), err)
 		}
 		a.pins++
+		a.used = f.o.Now()
 		k.pairs = append(k.pairs, p)
 	}
 	f.nudge()
