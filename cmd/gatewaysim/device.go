@@ -194,6 +194,7 @@ type line struct {
 	app                  *app
 	pty                  *sim.PTY
 	conn                 net.PacketConn
+	signals              chan os.Signal
 	reboot, unplug, plug func() // of the device; nil where it cannot
 }
 
@@ -201,7 +202,9 @@ func (a *app) open(pty, udp string) (*line, error) {
 	if (pty == "") == (udp == "") {
 		return nil, usage("name one of --pty and --udp")
 	}
-	l := &line{app: a}
+	// From here on, so that whoever reads that it serves may send a signal.
+	l := &line{app: a, signals: make(chan os.Signal, 4)}
+	signal.Notify(l.signals, syscall.SIGUSR1, syscall.SIGUSR2)
 	var err error
 	if pty != "" {
 		if l.pty, err = sim.OpenPTY(pty); err == nil {
@@ -217,9 +220,7 @@ func (a *app) open(pty, udp string) (*line, error) {
 
 // serve runs the device until ctx ends, and obeys the signals.
 func (l *line) serve(ctx context.Context, d device) error {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2)
-	defer signal.Stop(signals)
+	defer signal.Stop(l.signals)
 	done := make(chan error, 1)
 	go func() {
 		if l.pty != nil {
@@ -233,7 +234,7 @@ func (l *line) serve(ctx context.Context, d device) error {
 		select {
 		case err := <-done:
 			return err
-		case s := <-signals:
+		case s := <-l.signals:
 			if s == syscall.SIGUSR2 {
 				l.restart()
 				continue
