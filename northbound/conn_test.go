@@ -419,11 +419,19 @@ func TestDialTellsApartWhoRefusedAndWhatIsUnreachable(t *testing.T) {
 		{name: "TLS 1.1", kind: "refused", text: "protocol version",
 			platform: func(f *platform) { f.tls.MinVersion, f.tls.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }},
 		{name: "another platform", kind: "B17", text: "elsewhere.test",
-			platform: func(f *platform) { f.tls.Certificates = []tls.Certificate{identity(t, "platform-wrong-name")} }},
+			platform: func(f *platform) { f.tls.Certificates = []tls.Certificate{showing(t, "platform-wrong-name")} }},
 		{name: "an expired platform", kind: "B17", text: "it expired",
-			platform: func(f *platform) { f.tls.Certificates = []tls.Certificate{identity(t, "platform-expired")} }},
+			platform: func(f *platform) { f.tls.Certificates = []tls.Certificate{showing(t, "platform-expired")} }},
 		{name: "a platform of another hospital", kind: "B17", text: "issuer",
-			platform: func(f *platform) { f.tls.Certificates = []tls.Certificate{identity(t, "platform-foreign")} }},
+			platform: func(f *platform) { f.tls.Certificates = []tls.Certificate{showing(t, "platform-foreign")} }},
+		{name: "a platform that staples nothing", kind: "B18", text: "platform certificate, 1 of 2 sent",
+			platform: func(f *platform) { f.tls.Certificates = []tls.Certificate{identity(t, "platform")} }},
+		{name: "a revoked platform", kind: "B18", text: "it was revoked at",
+			platform: func(f *platform) { f.tls.Certificates = []tls.Certificate{showing(t, "platform-revoked")} }},
+		{name: "a platform of a revoked CA", kind: "B18", text: "certificate 2 of 2 sent",
+			platform: func(f *platform) {
+				f.tls.Certificates = []tls.Certificate{showing(t, "platform-issuing-revoked")}
+			}},
 		{name: "a platform that takes no certificate of ours, TLS 1.2", kind: "refused", text: "our certificate expired on",
 			platform: func(f *platform) { f.tls.MaxVersion = tls.VersionTLS12 }, change: expiredDevice},
 		{name: "no suite in common", kind: "refused", text: "no cipher suite",
@@ -509,7 +517,7 @@ func TestRefusalAfterTheHandshakeIsNamed(t *testing.T) {
 func TestPlatformSeesOurAlert(t *testing.T) {
 	saw := make(chan error, 2)
 	f := newPlatform(t, nil)
-	f.tls.Certificates = []tls.Certificate{identity(t, "platform-expired")}
+	f.tls.Certificates = []tls.Certificate{showing(t, "platform-expired")}
 	f.plain = func(c net.Conn) {
 		saw <- tls.Server(wordy{c}, f.tls).Handshake()
 		_, err := io.ReadAll(c)
@@ -520,7 +528,7 @@ func TestPlatformSeesOurAlert(t *testing.T) {
 	if _, err := Dial(t.Context(), d); kindOf(err) != "B17" {
 		t.Fatal(err)
 	}
-	if err := <-saw; err == nil || !strings.Contains(err.Error(), "bad certificate") {
+	if err := <-saw; err == nil || !strings.Contains(err.Error(), "expired certificate") {
 		t.Errorf("the platform saw %v", err)
 	}
 	if err := <-saw; err != nil {

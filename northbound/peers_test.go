@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
+	"github.com/bedside-gateway/gatewayd/internal/sim/responder"
 	"github.com/bedside-gateway/gatewayd/mllp"
 	"github.com/bedside-gateway/gatewayd/pcd"
 	"github.com/bedside-gateway/gatewayd/spool"
@@ -26,8 +27,9 @@ import (
 )
 
 // outside is a hospital of the present day, for peers with a clock of their
-// own: a destination, and the platform's files.
-func outside(t *testing.T) (d Destination, chain, key, roots string) {
+// own: a destination that trusts a CA of it, and the platform's files, the
+// response for its leaf among them.
+func outside(t *testing.T, anchor string) (d Destination, chain, key, roots, staple string) {
 	t.Helper()
 	p, err := pki.New(pki.Options{})
 	if err != nil {
@@ -37,7 +39,17 @@ func outside(t *testing.T) (d Destination, chain, key, roots string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config, err := tlspolicy.Client{ServerName: pki.DefaultPlatform, Roots: p.Roots(), Identity: device}.Config()
+	ca, err := p.Find(anchor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust := x509.NewCertPool()
+	trust.AddCert(ca.Certificate)
+	config, err := tlspolicy.Client{ServerName: pki.DefaultPlatform, Roots: trust, Identity: device}.Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, err := p.Chain("platform")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,8 +77,12 @@ func outside(t *testing.T) (d Destination, chain, key, roots string) {
 		}
 		return path
 	}
+	staple = filepath.Join(dir, "leaf.ocsp")
+	if err := os.WriteFile(staple, responder.Staples(p, whole, nil)[0], 0o600); err != nil {
+		t.Fatal(err)
+	}
 	return Destination{Name: "platform", Address: pki.DefaultPlatform, TLS: config},
-		file("chain.pem", "CERTIFICATE", id.Certificate...), file("key.pem", "PRIVATE KEY", der), file("roots.pem", "CERTIFICATE", root.Certificate.Raw)
+		file("chain.pem", "CERTIFICATE", id.Certificate...), file("key.pem", "PRIVATE KEY", der), file("roots.pem", "CERTIFICATE", root.Certificate.Raw), staple
 }
 
 // start runs a peer until the test ends.
@@ -96,42 +112,37 @@ func start(t *testing.T, name string, args ...string) (stdin io.Writer, stdout *
 	return in, bufio.NewReader(out)
 }
 
-// python3-hl7 parses what we send and makes the answers.
-func TestPythonHL7AsThePlatform(t *testing.T) {
+// Python's ssl staples nothing: B18 refuses it, and nothing is sent.
+func TestB18_PythonHL7AsThePlatformIsRefused(t *testing.T) {
 	const python = "/usr/bin/python3"
 	if exec.Command(python, "-c", "import hl7.mllp").Run() != nil {
 		t.Skip("python3-hl7 is not installed")
 	}
-	d, chain, key, roots := outside(t)
+	d, chain, key, roots, _ := outside(t, "ecc-root")
 	_, out := start(t, python, "../test/interop/hl7_peer.py", "serve", chain, key, roots)
 	port, err := out.ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.Connect = "127.0.0.1:" + strings.TrimSpace(port)
-	conn, err := Dial(t.Context(), d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	for _, id := range []string{"M1", "M2"} {
-		ack, err := conn.Exchange(t.Context(), message(id))
-		if err != nil || ack.Code != "CA" || ack.ControlID != id {
-			t.Errorf("%s: %+v, %v", id, ack, err)
-		}
+	var refusal *tlspolicy.RefusalError
+	if _, err := Dial(t.Context(), d); !errors.As(err, &refusal) || refusal.Rule != "B18" || !strings.Contains(refusal.Certificate, "platform certificate, 1 of 2 sent") {
+		t.Errorf("the platform without staples: %v", err)
 	}
 }
 
-// openssl is the platform's TLS endpoint, with the MLLP side played by the test.
+// openssl is the platform's TLS endpoint, with the MLLP side played by the
+// test. It staples for the leaf alone, which is enough where the issuing CA is
+// the anchor.
 func TestOpenSSLAsThePlatformsTLS(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("openssl is not installed")
 	}
 	for _, version := range []string{"-tls1_2", "-tls1_3"} {
 		t.Run(version, func(t *testing.T) {
-			d, chain, key, roots := outside(t)
+			d, chain, key, roots, staple := outside(t, "ecc-issuing")
 			in, out := start(t, "openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", chain, "-cert_chain", chain, "-key", key,
-				"-CAfile", roots, "-Verify", "4", "-verify_return_error", "-naccept", "1", version)
+				"-CAfile", roots, "-Verify", "4", "-verify_return_error", "-naccept", "1", "-status_file", staple, version)
 			for d.Connect == "" {
 				line, err := out.ReadString('\n')
 				if err != nil {

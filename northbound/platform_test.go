@@ -17,8 +17,11 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
+	"github.com/bedside-gateway/gatewayd/internal/sim/responder"
 	"github.com/bedside-gateway/gatewayd/mllp"
 	"github.com/bedside-gateway/gatewayd/pcd"
+	"github.com/bedside-gateway/gatewayd/tlsoverlay"
+	"github.com/bedside-gateway/gatewayd/tlsoverlay/overlaytest"
 	"github.com/bedside-gateway/gatewayd/tlspolicy"
 )
 
@@ -36,6 +39,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	overlaytest.Require()
 	goleak.VerifyTestMain(m)
 }
 
@@ -43,6 +47,20 @@ func identity(t testing.TB, name string) tls.Certificate {
 	t.Helper()
 	id, err := hospital.Identity(name)
 	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// showing is an identity with the truth about its chain stapled.
+func showing(t testing.TB, name string) tls.Certificate {
+	t.Helper()
+	id := identity(t, name)
+	chain, err := hospital.Chain(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tlsoverlay.SetStaples(&id, responder.Staples(hospital, chain, nil)); err != nil {
 		t.Fatal(err)
 	}
 	return id
@@ -75,7 +93,7 @@ type platform struct {
 
 func newPlatform(t testing.TB, serve func(n int, p *peer)) *platform {
 	f := &platform{t: t, serve: serve, tls: &tls.Config{
-		Certificates: []tls.Certificate{identity(t, "platform")}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: hospital.Roots(),
+		Certificates: []tls.Certificate{showing(t, "platform")}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: hospital.Roots(),
 		Time: func() time.Time { return today }, SessionTicketsDisabled: true,
 	}}
 	t.Cleanup(f.done.Wait)
@@ -111,7 +129,7 @@ func (f *platform) present(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.tls = f.tls.Clone()
-	f.tls.Certificates = []tls.Certificate{identity(f.t, name)}
+	f.tls.Certificates = []tls.Certificate{showing(f.t, name)}
 }
 
 func (f *platform) received() []string {

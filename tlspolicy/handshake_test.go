@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/bedside-gateway/gatewayd/tlsoverlay"
 )
 
 // dial shakes hands under the policy and has the peer, which reverses lines,
@@ -52,6 +54,9 @@ func (h *hospital) serve(c *chain, change func(*tls.Config)) (address string, st
 	id := tls.Certificate{PrivateKey: h.key}
 	for _, c := range h.send(c) {
 		id.Certificate = append(id.Certificate, c.Raw)
+	}
+	if err := tlsoverlay.SetStaples(&id, h.staples(c)); err != nil {
+		t.Fatal(err)
 	}
 	config := &tls.Config{
 		Certificates: []tls.Certificate{id}, ClientAuth: tls.RequireAnyClientCert, Time: func() time.Time { return now },
@@ -178,6 +183,13 @@ func (h *hospital) openssl(c *chain, more ...string) string {
 	if len(sent) > 0 {
 		args = append(args, "-cert_chain", file("chain.pem", sent...))
 	}
+	if staple := h.staples(c)[0]; len(staple) > 0 { // s_server has no way to staple for another one
+		path := filepath.Join(dir, "leaf.ocsp")
+		if err := os.WriteFile(path, staple, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, "-status_file", path)
+	}
 	cmd := exec.Command(tool, args...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -215,7 +227,12 @@ func deviceRoot(t *testing.T) []byte {
 	return h.sign(authority("Root"), authority("Root"), keys()[0], keys()[0]).Raw
 }
 
-func TestB17_OpenSSLAsThePlatform(t *testing.T) {
+func TestB17_B18_OpenSSLAsThePlatform(t *testing.T) {
+	// s_server staples for the leaf alone. With the issuing CA as the anchor
+	// that is all there is to staple for.
+	whole := func(h *hospital) {
+		h.trust = func(c *chain) []*x509.Certificate { return []*x509.Certificate{c.root} }
+	}
 	for _, c := range []struct {
 		name, refusal string
 		fault         func(*hospital)
@@ -224,17 +241,34 @@ func TestB17_OpenSSLAsThePlatform(t *testing.T) {
 		{name: "TLS 1.3", more: []string{"-tls1_3"}},
 		{name: "TLS 1.2", more: []string{"-tls1_2"}},
 		{name: "the first suite of A3", more: []string{"-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384"}},
+		{name: "the fourth suite of A3", more: []string{"-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA256"}},
+		{name: "the sixth suite of A3", more: []string{"-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-SHA"}},
+		{name: "a suite that A3 does not list", more: []string{"-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"}, refusal: "handshake failure"},
 		{name: "RSA with the suite that A3 allows", more: []string{"-tls1_2", "-cipher", "ECDHE-RSA-AES256-GCM-SHA384"},
+			fault: func(h *hospital) { h.key = rsaKey(h.t, 2048) }},
+		{name: "RSA with DHE", more: []string{"-tls1_2", "-cipher", "DHE-RSA-AES256-GCM-SHA384"},
+			fault: func(h *hospital) { h.key = rsaKey(h.t, 2048) }},
+		{name: "RSA with DHE and CBC", more: []string{"-tls1_2", "-cipher", "DHE-RSA-AES128-SHA256"},
+			fault: func(h *hospital) { h.key = rsaKey(h.t, 2048) }},
+		{name: "static RSA", more: []string{"-tls1_2", "-cipher", "AES256-GCM-SHA384"}, refusal: "handshake failure",
 			fault: func(h *hospital) { h.key = rsaKey(h.t, 2048) }},
 		{name: "a common name only", fault: func(h *hospital) { h.leaf.DNSNames = nil }},
 		{name: "TLS 1.1", more: []string{"-tls1_1", "-cipher", "ALL@SECLEVEL=0"}, refusal: "protocol version"},
 		{name: "another name", fault: func(h *hospital) { h.name = "elsewhere.test" }, refusal: "B17"},
 		{name: "an expired certificate", fault: func(h *hospital) { h.leaf.NotAfter = now.Add(-time.Minute) }, refusal: "it expired"},
 		{name: "no intermediate", refusal: "was not sent",
-			fault: func(h *hospital) { h.send = func(c *chain) []*x509.Certificate { return []*x509.Certificate{c.leaf} } }},
+			fault: func(h *hospital) {
+				whole(h)
+				h.send = func(c *chain) []*x509.Certificate { return []*x509.Certificate{c.leaf} }
+			}},
+		{name: "no response for the intermediate, TLS 1.3", more: []string{"-tls1_3"}, fault: whole, refusal: `rule B18: certificate 2 of 2 sent, "CN=Issuing": no response`},
+		{name: "no response for the intermediate, TLS 1.2", more: []string{"-tls1_2"}, fault: whole, refusal: `rule B18: certificate 2 of 2 sent, "CN=Issuing": no response`},
+		{name: "no response", refusal: "rule B18: platform certificate, 1 of 2 sent",
+			fault: func(h *hospital) { h.staple = func(*chain, [][]byte) [][]byte { return [][]byte{nil} } }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHospital(t)
+			h.trust = func(c *chain) []*x509.Certificate { return []*x509.Certificate{c.issuing} }
 			if c.fault != nil {
 				c.fault(h)
 			}

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/bedside-gateway/gatewayd/tlsoverlay/overlaytest"
 )
 
 const host = "platform.test"
@@ -33,6 +35,7 @@ type hospital struct {
 	at                       time.Time
 	trust                    func(c *chain) []*x509.Certificate
 	send                     func(c *chain) []*x509.Certificate
+	staple                   func(c *chain, good [][]byte) [][]byte
 	state                    func(*tls.ConnectionState)
 }
 
@@ -60,6 +63,7 @@ func rsaKey(t *testing.T, bits int) crypto.Signer {
 }
 
 func newHospital(t *testing.T) *hospital {
+	overlaytest.Need(t)
 	k := keys()
 	return &hospital{
 		t: t, name: host, at: now,
@@ -125,6 +129,7 @@ func (h *hospital) verdict() error {
 		h.t.Fatal(err)
 	}
 	state := tls.ConnectionState{Version: tls.VersionTLS13, PeerCertificates: h.send(c)}
+	stapled(&state, h.staples(c))
 	if h.state != nil {
 		h.state(&state)
 	}

@@ -31,13 +31,15 @@ func (v *verifier) named(chain []*x509.Certificate, state tls.ConnectionState, _
 		return nil
 	}
 	if !v.isHost(leaf.Subject.CommonName) {
-		return refuse("B17", state.PeerCertificates, leaf, v.otherNames(leaf), "correct the destination's address if the platform has another name; if it is right, this is not the platform")
+		r := v.refuse(state.PeerCertificates, leaf, v.otherNames(leaf), "correct the destination's address if the platform has another name; if it is right, this is not the platform")
+		r.Alert = alertUnknown
+		return r
 	}
 	// Name constraints cover alternative names only (RFC 5280, 4.2.1.10), so a
 	// constrained CA could evade them by the subject.
 	for _, ca := range chain[1:] {
 		if !mayName(ca, v.host) {
-			return refuse("B17", state.PeerCertificates, ca, fmt.Sprintf("its name constraints do not allow the name %q, which the platform's certificate has in its subject", v.host), nextIssue)
+			return v.refuse(state.PeerCertificates, ca, fmt.Sprintf("its name constraints do not allow the name %q, which the platform's certificate has in its subject", v.host), v.nextIssue())
 		}
 	}
 	return nil

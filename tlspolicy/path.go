@@ -11,12 +11,21 @@ import (
 )
 
 const (
-	nextChain  = "have the platform send its full chain, or install the root that issued it"
-	nextTime   = "check the gateway's clock; if it is right, have the platform's certificate renewed"
-	nextIssue  = "have the platform's certificate issued anew by the right CA"
 	layout     = "2006-01-02 15:04:05Z"
 	maxSubject = 120
 )
+
+func (s side) nextChain() string {
+	return "have the " + s.name + " send its full chain, or install the root that issued it"
+}
+
+func (s side) nextTime() string {
+	return "check the gateway's clock; if it is right, have the " + s.name + "'s certificate renewed"
+}
+
+func (s side) nextIssue() string {
+	return "have the " + s.name + "'s certificate issued anew by the right CA"
+}
 
 // paths does basic path validation (RFC 5280, section 6) at the given time.
 // Package x509 is stricter in that it also holds the root to its validity.
@@ -27,32 +36,32 @@ func (v *verifier) paths(sent []*x509.Certificate, now time.Time) ([][]*x509.Cer
 	}
 	chains, err := sent[0].Verify(x509.VerifyOptions{
 		Roots: v.roots, Intermediates: others, CurrentTime: now,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		KeyUsages: []x509.ExtKeyUsage{v.usage},
 	})
 	if err != nil {
-		return nil, explain(err, sent, now)
+		return nil, v.explain(err, sent, now)
 	}
-	// A platform certificate that is installed as a root vouches for itself,
+	// A certificate of the peer that is installed as a root vouches for itself,
 	// and nobody could ever revoke it.
 	chains = slices.DeleteFunc(chains, func(chain []*x509.Certificate) bool { return len(chain) < 2 })
 	if len(chains) == 0 {
-		return nil, refuse("B17", sent, sent[0], "the platform's own certificate is installed as a root, so no CA vouches for it", nextIssue)
+		return nil, v.refuse(sent, sent[0], "the "+v.name+"'s own certificate is installed as a root, so no CA vouches for it", v.nextIssue())
 	}
 	return chains, nil
 }
 
 // refuse names the certificate c among those that were sent.
-func refuse(rule string, sent []*x509.Certificate, c *x509.Certificate, reason, next string) *RefusalError {
-	return &RefusalError{Rule: rule, Certificate: describe(sent, c), Reason: reason, Next: next}
+func (s side) refuse(sent []*x509.Certificate, c *x509.Certificate, reason, next string) *RefusalError {
+	return &RefusalError{Rule: s.rule, Certificate: s.describe(sent, c), Reason: reason, Next: next, Alert: alertBadCertificate}
 }
 
 // describe is the position and the subject of a certificate. The subject is
 // quoted and cut: whoever made it wrote it.
-func describe(sent []*x509.Certificate, c *x509.Certificate) string {
+func (s side) describe(sent []*x509.Certificate, c *x509.Certificate) string {
 	at := slices.IndexFunc(sent, c.Equal)
 	switch {
 	case at == 0:
-		return "platform certificate " + subject(c.Subject.String())
+		return fmt.Sprintf("%s certificate, 1 of %d sent, %s", s.name, len(sent), subject(c.Subject.String()))
 	case at > 0:
 		return fmt.Sprintf("certificate %d of %d sent, %s", at+1, len(sent), subject(c.Subject.String()))
 	}
@@ -67,40 +76,40 @@ func subject(s string) string {
 }
 
 // explain puts an error of package x509 in an operator's terms.
-func explain(err error, sent []*x509.Certificate, now time.Time) error {
+func (s side) explain(err error, sent []*x509.Certificate, now time.Time) error {
 	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
-		return invalid(e, sent, now)
+		return s.invalid(e, sent, now)
 	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return noAnchor(sent)
+		return s.noAnchor(sent)
 	}
-	r := refuse("B17", sent, sent[0], "it cannot be validated: "+subject(err.Error()), nextIssue)
+	r := s.refuse(sent, sent[0], "it cannot be validated: "+subject(err.Error()), s.nextIssue())
 	if _, ok := errors.AsType[x509.UnhandledCriticalExtension](err); ok {
 		at := slices.IndexFunc(sent, func(c *x509.Certificate) bool { return len(c.UnhandledCriticalExtensions) > 0 })
-		r = refuse("B17", sent, sent[max(at, 0)], "it has a critical extension that nothing here understands", nextIssue)
+		r = s.refuse(sent, sent[max(at, 0)], "it has a critical extension that nothing here understands", s.nextIssue())
 	}
 	r.Err = err
 	return r
 }
 
-func invalid(e x509.CertificateInvalidError, sent []*x509.Certificate, now time.Time) error {
-	reason, next := "", nextIssue
+func (s side) invalid(e x509.CertificateInvalidError, sent []*x509.Certificate, now time.Time) error {
+	reason, next, alert := "", s.nextIssue(), alertBadCertificate
 	switch e.Reason {
 	case x509.Expired:
-		reason, next = outOfTime(e.Cert, now), nextTime
+		reason, next, alert = outOfTime(e.Cert, now), s.nextTime(), alertExpired
 	case x509.NotAuthorizedToSign:
 		reason = "it has issued a certificate without being a CA"
 	case x509.TooManyIntermediates:
 		reason = "its path length does not allow so many CAs below it"
 	case x509.IncompatibleUsage:
-		reason = "its extended key usage, or that of a CA above it, is not that of a TLS server"
+		reason = "its extended key usage, or that of a CA above it, is not that of " + s.purpose
 	case x509.CANotAuthorizedForThisName:
 		reason = "a CA above it may not issue certificates for its names (name constraints)"
 	default:
 		reason = "it is invalid: " + subject(e.Error())
 	}
-	r := refuse("B17", sent, e.Cert, reason, next)
-	r.Err = e
+	r := s.refuse(sent, e.Cert, reason, next)
+	r.Err, r.Alert = e, alert
 	return r
 }
 
@@ -111,43 +120,47 @@ func outOfTime(c *x509.Certificate, now time.Time) string {
 	return fmt.Sprintf("it expired on %s, and it is %s", c.NotAfter.UTC().Format(layout), now.UTC().Format(layout))
 }
 
-// noAnchor finds where the way from the platform's certificate to a root ends:
+// noAnchor finds where the way from the peer's certificate to a root ends:
 // package x509 only says that there is none.
-func noAnchor(sent []*x509.Certificate) error {
+func (s side) noAnchor(sent []*x509.Certificate) error {
 	c := sent[0]
 	for range sent {
 		if bytes.Equal(c.RawIssuer, c.RawSubject) {
-			return unknownRoot(sent, c)
+			return s.unknownRoot(sent, c)
 		}
 		at := slices.IndexFunc(sent, func(p *x509.Certificate) bool { return bytes.Equal(p.RawSubject, c.RawIssuer) })
 		if at < 0 {
 			break
 		}
 		if err := c.CheckSignatureFrom(sent[at]); err != nil {
-			return badLink(sent, c, sent[at], err)
+			return s.badLink(sent, c, sent[at], err)
 		}
 		c = sent[at]
 	}
 	if weak := weakSignature(c); weak != "" {
-		return refuse("B17", sent, c, weak, nextIssue)
+		return s.refuse(sent, c, weak, s.nextIssue())
 	}
-	return refuse("B17", sent, c, fmt.Sprintf("its issuer %s was not sent, and no installed root of that name signed it", subject(c.Issuer.String())), nextChain)
+	r := s.refuse(sent, c, fmt.Sprintf("its issuer %s was not sent, and no installed root of that name signed it", subject(c.Issuer.String())), s.nextChain())
+	r.Alert = alertUnknownCA
+	return r
 }
 
-func unknownRoot(sent []*x509.Certificate, c *x509.Certificate) error {
+func (s side) unknownRoot(sent []*x509.Certificate, c *x509.Certificate) error {
+	r := s.refuse(sent, c, "the chain ends in this root, which is not installed here",
+		"install it if it is the hospital's; if not, this is not the hospital's "+s.name)
 	if c == sent[0] {
-		return refuse("B17", sent, c, "it is signed by itself", nextIssue)
+		r = s.refuse(sent, c, "it is signed by itself", s.nextIssue())
 	}
-	return refuse("B17", sent, c, "the chain ends in this root, which is not installed here",
-		"install it if it is the hospital's; if not, this is not the hospital's platform")
+	r.Alert = alertUnknownCA
+	return r
 }
 
-func badLink(sent []*x509.Certificate, c, issuer *x509.Certificate, err error) error {
+func (s side) badLink(sent []*x509.Certificate, c, issuer *x509.Certificate, err error) error {
 	if weak := weakSignature(c); weak != "" {
-		return refuse("B17", sent, c, weak, nextIssue)
+		return s.refuse(sent, c, weak, s.nextIssue())
 	}
 	if _, ok := errors.AsType[x509.ConstraintViolationError](err); ok {
-		return refuse("B17", sent, issuer, "it has issued a certificate without being a CA", nextIssue)
+		return s.refuse(sent, issuer, "it has issued a certificate without being a CA", s.nextIssue())
 	}
-	return refuse("B17", sent, c, "its signature is not that of the issuer it names", nextIssue)
+	return s.refuse(sent, c, "its signature is not that of the issuer it names", s.nextIssue())
 }

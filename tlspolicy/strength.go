@@ -28,19 +28,21 @@ var strongAlgorithms = [...]x509.SignatureAlgorithm{
 
 // strong is the step that refuses weak keys and signatures. The signature on a
 // root is not looked at: it proves nothing.
-func strong(chain []*x509.Certificate, state tls.ConnectionState, _ time.Time) error {
+func (v *verifier) strong(chain []*x509.Certificate, state tls.ConnectionState, _ time.Time) error {
 	for i, c := range chain {
 		weak := weakKey(c)
 		if weak == "" && i < len(chain)-1 {
 			weak = weakSignature(c)
 		}
 		if weak != "" {
-			return refuse("B17", state.PeerCertificates, c, weak, nextIssue)
+			r := v.refuse(state.PeerCertificates, c, weak, v.nextIssue())
+			r.Alert = alertUnsupported
+			return r
 		}
 	}
 	// RFC 5246, 7.4.2: the key of every suite here signs.
 	if u := chain[0].KeyUsage; u != 0 && u&x509.KeyUsageDigitalSignature == 0 {
-		return refuse("B17", state.PeerCertificates, chain[0], "its key usage does not allow signatures", nextIssue)
+		return v.refuse(state.PeerCertificates, chain[0], "its key usage does not allow signatures", v.nextIssue())
 	}
 	return nil
 }

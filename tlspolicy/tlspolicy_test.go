@@ -244,12 +244,13 @@ func TestStrongStepRefusesAWeakSignatureByItself(t *testing.T) {
 	c := h.chain()
 	path := []*x509.Certificate{c.leaf, c.issuing, c.root}
 	state := tls.ConnectionState{PeerCertificates: path[:2]}
-	if err := strong(path, state, now); err != nil {
+	v := &verifier{side: platformSide}
+	if err := v.strong(path, state, now); err != nil {
 		t.Fatal(err)
 	}
 	h.issuing.SignatureAlgorithm = x509.ECDSAWithSHA1
 	path[1] = h.sign(h.issuing, h.root, h.issuingKey, h.rootKey)
-	if err := strong(path, state, now); err == nil || !strings.Contains(err.Error(), "ECDSA-SHA1") {
+	if err := v.strong(path, state, now); err == nil || !strings.Contains(err.Error(), "ECDSA-SHA1") {
 		t.Errorf("%v", err)
 	}
 }
@@ -307,7 +308,7 @@ func identity(c *chain, change func(*tls.Certificate), good tls.Certificate) Cli
 func TestAVerifierWithoutRulesRefuses(t *testing.T) {
 	h := newHospital(t)
 	c := h.chain()
-	v := &verifier{host: host, roots: pool(c.root), now: func() time.Time { return now }}
+	v := &verifier{side: platformSide, host: host, roots: pool(c.root), clock: clock{now: func() time.Time { return now }}}
 	if err := v.connection(tls.ConnectionState{Version: tls.VersionTLS13, PeerCertificates: h.send(c)}); err == nil {
 		t.Error("accepted")
 	}

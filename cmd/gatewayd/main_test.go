@@ -21,9 +21,11 @@ import (
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
 	"github.com/bedside-gateway/gatewayd/internal/sim/platform"
 	"github.com/bedside-gateway/gatewayd/internal/status"
+	"github.com/bedside-gateway/gatewayd/tlsoverlay/overlaytest"
 )
 
 func TestMain(m *testing.M) {
+	overlaytest.Require()
 	testscript.Main(m, map[string]func(){"gatewayd": func() { os.Exit(start()) }})
 }
 
@@ -144,7 +146,7 @@ func startPlatform(ts *testscript.TestScript, _ bool, args []string) {
 		script, err = platform.ParseAnswers(args[1])
 		ts.Check(err)
 	}
-	p, err := platform.New(platform.Options{Certificates: []tls.Certificate{identity}, Roots: keys.Roots(), Answer: script})
+	p, err := platform.New(platform.Options{Certificates: []tls.Certificate{identity}, Roots: keys.Roots(), Hospital: keys, Answer: script})
 	ts.Check(err)
 	ts.Check(p.Listen("127.0.0.1:0"))
 	ts.Defer(func() { p.Close() })

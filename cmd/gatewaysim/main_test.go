@@ -7,9 +7,12 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/bedside-gateway/gatewayd/tlsoverlay/overlaytest"
 )
 
 func TestMain(m *testing.M) {
+	overlaytest.Require()
 	testscript.Main(m, map[string]func(){"gatewaysim": main})
 }
 

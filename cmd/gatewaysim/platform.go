@@ -8,17 +8,23 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
 	"github.com/bedside-gateway/gatewayd/internal/sim/platform"
+	"github.com/bedside-gateway/gatewayd/internal/sim/responder"
 	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/observation"
 )
 
 type platformFlags struct {
 	listen, trust, store, answer, control string
+	pki, staple                           string
 	certificates, keys, authorised        []string
 	strict, show                          bool
 	connections                           int
@@ -30,6 +36,8 @@ func (a *app) platformCommand() *cobra.Command {
 		Use: "platform --cert FILE --key FILE --trust FILE", Short: "Run the reference platform", Args: none,
 		Long: "Run a platform that takes IHE PCD messages over MLLP inside mutual TLS, stores them and acknowledges them by the\n" +
 			"rules, or as it is told: " + platform.AnswersHelp + ".\n" +
+			"It staples an OCSP response for every certificate of its chain, for which it needs the folder that gatewaysim pki\n" +
+			"made; --staple has it tell something else, by position: " + responder.Help(responder.OCSPAnswers()) + ".\n" +
 			"It prints a line for each message. SIGTERM or Ctrl-C ends it after the answers that are due.",
 		Example: "  gatewaysim platform --cert pki/platform.pem --key pki/platform.key --trust pki/roots.pem --store received",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -46,6 +54,8 @@ func (a *app) platformCommand() *cobra.Command {
 	c.Flags().StringSliceVar(&f.authorised, "authorised", nil, "`EUI-64` of devices that may connect (default: all with a good certificate)")
 	c.Flags().StringVar(&f.store, "store", "", "`folder` for what is received (default: memory only)")
 	c.Flags().StringVar(&f.answer, "answer", "auto", "how to answer, a `script`")
+	c.Flags().StringVar(&f.pki, "pki", "", "`folder` of the PKI that staples for the certificates (default: that of the first --cert, if it is one)")
+	c.Flags().StringVar(&f.staple, "staple", "auto", "the stapled `answers`, leaf first, with commas between; none staples nothing")
 	c.Flags().StringVar(&f.control, "control", "", "unix `socket` to change the answers on, see gatewaysim tell")
 	c.Flags().BoolVar(&f.strict, "strict", false, "refuse messages that break the profile")
 	c.Flags().BoolVar(&f.show, "show", false, "print the values of each message")
@@ -67,6 +77,9 @@ func (f *platformFlags) options() (o platform.Options, err error) {
 	if o.Roots, err = roots(f.trust); err != nil {
 		return o, err
 	}
+	if err := f.hospital(&o); err != nil {
+		return o, err
+	}
 	for _, s := range f.authorised {
 		id, err := observation.ParseEUI64(s)
 		if err != nil {
@@ -79,6 +92,31 @@ func (f *platformFlags) options() (o platform.Options, err error) {
 	}
 	o.Dir, o.Strict, o.MaxConnections, o.Keep = f.store, f.strict, f.connections, 1
 	return o, nil
+}
+
+// hospital finds the PKI of the certificates, and what is to be stapled.
+func (f *platformFlags) hospital(o *platform.Options) (err error) {
+	dir := f.pki
+	if dir == "" {
+		dir = filepath.Dir(f.certificates[0])
+		if _, err := os.Stat(filepath.Join(dir, pki.IndexFile)); err != nil {
+			return nil // certificates of another making: the platform has nothing to staple
+		}
+	}
+	if o.Hospital, err = pki.Read(dir); err != nil {
+		return err
+	}
+	for answer := range strings.SplitSeq(f.staple, ",") {
+		answer = strings.TrimSpace(answer)
+		if !slices.Contains(responder.OCSPAnswers(), responder.Answer(answer)) {
+			return usage("--staple: there is no answer %q; there are %s", answer, responder.Help(responder.OCSPAnswers()))
+		}
+		o.Staple = append(o.Staple, responder.Answer(answer))
+	}
+	if len(o.Staple) == 1 && o.Staple[0] == responder.None {
+		o.Staple = slices.Repeat(o.Staple, 8)
+	}
+	return nil
 }
 
 func roots(file string) (*x509.CertPool, error) {

@@ -23,9 +23,13 @@ import (
 	"github.com/bedside-gateway/gatewayd/internal/status"
 	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/spool"
+	"github.com/bedside-gateway/gatewayd/tlsoverlay/overlaytest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	overlaytest.Require()
+	goleak.VerifyTestMain(m)
+}
 
 // A house is a gateway of a test with everything around it.
 type house struct {

@@ -92,7 +92,7 @@ func (w *ward) openPlatform() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.platform, err = platform.New(platform.Options{Certificates: []tls.Certificate{identity}, Roots: w.pki.Roots(), Strict: true})
+	w.platform, err = platform.New(platform.Options{Certificates: []tls.Certificate{identity}, Roots: w.pki.Roots(), Hospital: w.pki, Strict: true})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -56,7 +56,7 @@ func start(b *testing.B, destination, portOptions string, monitors []sim.Options
 	if err != nil {
 		b.Fatal(err)
 	}
-	if r.platform, err = platform.New(platform.Options{Certificates: []tls.Certificate{identity}, Roots: hospital.Roots(), Events: events}); err != nil {
+	if r.platform, err = platform.New(platform.Options{Certificates: []tls.Certificate{identity}, Roots: hospital.Roots(), Hospital: hospital, Events: events}); err != nil {
 		b.Fatal(err)
 	}
 	if err := r.platform.Listen("127.0.0.1:0"); err != nil {

@@ -2,7 +2,7 @@
 """python3-hl7 as the other side.
 
     hl7_peer.py parse                  messages on stdin, a blank line between: one JSON line each
-    hl7_peer.py serve CERT KEY TRUST   a platform on mutual TLS; prints its port, then one JSON line a message
+    hl7_peer.py serve [CERT KEY TRUST] a platform on mutual TLS, or on none; prints its port, then one JSON line a message
 """
 import asyncio
 import json
@@ -32,12 +32,16 @@ def digest(message):
 def show(message):
     print(json.dumps(digest(message), ensure_ascii=False), flush=True)
 
-async def serve(cert, key, trust):
+def mutual(cert, key, trust):
     ctx = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ctx.minimum_version = ssl.TLSVersion.TLSv1_2
     ctx.load_cert_chain(cert, key)
     ctx.load_verify_locations(trust)
     ctx.verify_mode = ssl.CERT_REQUIRED
+    return ctx
+
+async def serve(*files):
+    ctx = mutual(*files) if files else None
 
     async def client(reader, writer):
         try:

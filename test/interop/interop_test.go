@@ -2,12 +2,20 @@
 // that this project did not write: python3-hl7 on Python's ssl, and Medplum's
 // packages on Node's tls. make interop installs them and runs these tests;
 // without GATEWAY_INTEROP=1 a missing peer is a skip.
+//
+// Neither can staple for the issuing CA, and Python's ssl not at all: as
+// platforms of their own they are refused (B18). So they take messages behind a
+// front that staples, as a hospital would put one before them, and Node also
+// where the issuing CA is the anchor, so that its leaf is all there is to staple
+// for. Peers that staple whole chains are in folder tls.
 package interop
 
 import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"io"
@@ -17,6 +25,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,13 +37,18 @@ import (
 	"github.com/bedside-gateway/gatewayd/drivers/port"
 	"github.com/bedside-gateway/gatewayd/hl7"
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
+	"github.com/bedside-gateway/gatewayd/internal/sim/responder"
 	"github.com/bedside-gateway/gatewayd/observation"
 	"github.com/bedside-gateway/gatewayd/pcd"
+	"github.com/bedside-gateway/gatewayd/revocation"
+	"github.com/bedside-gateway/gatewayd/tlsoverlay/overlaytest"
+	"github.com/bedside-gateway/gatewayd/tlspolicy"
 )
 
 var gatewayd string
 
 func TestMain(m *testing.M) {
+	overlaytest.Require()
 	dir, err := os.MkdirTemp("", "interop")
 	if err != nil {
 		panic(err)
@@ -122,59 +136,191 @@ func TestForeignParsersReadWhatWeWrite(t *testing.T) {
 	}
 }
 
-func TestForeignPlatformsAcknowledgeOverMutualTLS(t *testing.T) {
-	dir := t.TempDir()
-	hospital, err := pki.New(pki.Options{Schemes: []pki.Scheme{pki.ECC, pki.RSA}})
+// A hospital is a PKI on disk, and messages to send.
+type hospital struct {
+	*pki.PKI
+	dir      string
+	messages [][]byte
+}
+
+func newHospital(t *testing.T) *hospital {
+	t.Helper()
+	made, err := pki.New(pki.Options{Schemes: []pki.Scheme{pki.ECC, pki.RSA}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := hospital.Write(dir); err != nil {
+	h := &hospital{made, t.TempDir(), sources(t)["a simulated monitor"]}
+	if err := h.Write(h.dir); err != nil {
 		t.Fatal(err)
 	}
-	in := func(name string) string { return filepath.Join(dir, name) }
-	messages := sources(t)["a simulated monitor"]
-	file := in("messages.hl7")
-	if err := os.WriteFile(file, bytes.Join(messages, []byte("\n\n")), 0o600); err != nil {
+	if err := os.WriteFile(h.in("messages.hl7"), bytes.Join(h.messages, []byte("\n\n")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	send := func(port, cert, key string) ([]byte, error) {
-		return exec.Command(gatewayd, "send", "--platform", "platform.test:2575", "--connect", "127.0.0.1:"+port,
-			"--cert", in(cert), "--key", in(key), "--trust", in(pki.RootsFile), file).CombinedOutput()
+	return h
+}
+
+func (h *hospital) in(name string) string { return filepath.Join(h.dir, name) }
+
+func (h *hospital) send(port, device, trust string) ([]byte, error) {
+	return exec.Command(gatewayd, "send", "--platform", "platform.test:2575", "--connect", "127.0.0.1:"+port,
+		"--cert", h.in(device+".pem"), "--key", h.in(device+".key"), "--trust", h.in(trust), h.in("messages.hl7")).CombinedOutput()
+}
+
+// staple writes the response for a leaf into a file.
+func (h *hospital) staple(t *testing.T, name string) string {
+	t.Helper()
+	chain, err := h.Chain(name)
+	if err != nil {
+		t.Fatal(err)
 	}
+	file := h.in(name + ".ocsp")
+	if err := os.WriteFile(file, responder.Staples(h.PKI, chain, nil)[0], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// front is what a hospital puts before a platform that cannot staple: it ends
+// TLS by the policy of Interface A, and passes on what is inside.
+func (h *hospital) front(t *testing.T, name, backend string) (port string) {
+	t.Helper()
+	identity, err := h.Identity(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := h.Chain(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	staples := responder.Staples(h.PKI, chain, nil)
+	config, err := tlspolicy.Server{Identities: []tls.Certificate{identity}, Roots: h.Roots(), Staples: func(int) [][]byte { return staples },
+		Authorised: func(cn string) bool { return cn == pki.DefaultDevice.String() },
+		Judge: func(_ context.Context, chain []*x509.Certificate, _ [][]byte) []revocation.Verdict {
+			return revocation.Judge(chain, revocation.Stapled(responder.Staples(h.PKI, chain, nil)), time.Now(), revocation.Rules{})
+		}}.Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	t.Cleanup(func() { l.Close(); running.Wait() })
+	running.Go(func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() { pass(near, backend) })
+		}
+	})
+	_, port, err = net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+func pass(near net.Conn, backend string) {
+	defer near.Close()
+	far, err := net.Dial("tcp", backend)
+	if err != nil {
+		return
+	}
+	defer far.Close()
+	go func() {
+		io.Copy(near, far)
+		near.Close()
+	}()
+	io.Copy(far, near)
+}
+
+func (h *hospital) arrived(t *testing.T, lines <-chan string) {
+	t.Helper()
+	got := make([]digest, 0, len(h.messages))
+	for range h.messages {
+		select {
+		case line := <-lines:
+			got = append(got, digests(t, strings.NewReader(line))...)
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%d of %d messages arrived", len(got), len(h.messages))
+		}
+	}
+	compare(t, h.messages, got)
+}
+
+func TestForeignPlatformsAcknowledgeBehindAFrontThatStaples(t *testing.T) {
+	h := newHospital(t)
 	for _, p := range peers {
 		for _, scheme := range []string{"", "rsa-"} {
-			t.Run(p.name+" "+scheme+"platform", func(t *testing.T) {
+			t.Run(p.name+" behind an "+scheme+"front", func(t *testing.T) {
 				p.need(t)
-				port, lines := p.serve(t, in(scheme+"platform.pem"), in(scheme+"platform.key"), in(pki.RootsFile))
-				out, err := send(port, "device.pem", "device.key")
+				port, lines := p.serve(t)
+				out, err := h.send(h.front(t, scheme+"platform", "127.0.0.1:"+port), "device", pki.RootsFile)
 				if err != nil {
 					t.Fatalf("send: %v\n%s", err, out)
 				}
-				got := make([]digest, 0, len(messages))
-				for range messages {
-					select {
-					case line := <-lines:
-						got = append(got, digests(t, strings.NewReader(line))...)
-					case <-time.After(10 * time.Second):
-						t.Fatalf("%d of %d messages arrived", len(got), len(messages))
-					}
+				h.arrived(t, lines)
+			})
+		}
+	}
+}
+
+func TestB18_ForeignPlatformsThatDoNotStapleAreRefused(t *testing.T) {
+	h := newHospital(t)
+	for _, p := range peers {
+		for _, scheme := range []string{"", "rsa-"} {
+			t.Run(p.name+" "+scheme+"platform staples nothing", func(t *testing.T) {
+				p.need(t)
+				port, lines := p.serve(t, h.in(scheme+"platform.pem"), h.in(scheme+"platform.key"), h.in(pki.RootsFile))
+				out, err := h.send(port, "device", pki.RootsFile)
+				wantExit(t, err, 76, out, "rule B18: platform certificate, 1 of 2 sent")
+				select {
+				case line := <-lines:
+					t.Errorf("the platform got a message: %.200s", line)
+				default:
 				}
-				compare(t, messages, got)
 			})
 		}
 		t.Run(p.name+" with the certificate of another name is refused", func(t *testing.T) {
 			p.need(t)
-			port, _ := p.serve(t, in("platform-wrong-name.pem"), in("platform-wrong-name.key"), in(pki.RootsFile))
-			out, err := send(port, "device.pem", "device.key")
+			port, _ := p.serve(t, h.in("platform-wrong-name.pem"), h.in("platform-wrong-name.key"), h.in(pki.RootsFile))
+			out, err := h.send(port, "device", pki.RootsFile)
 			wantExit(t, err, 76, out, "B17")
 		})
-		t.Run(p.name+" refuses a device of an unknown CA", func(t *testing.T) {
-			p.need(t)
-			port, _ := p.serve(t, in("platform.pem"), in("platform.key"), in("ecc-issuing.pem"))
-			out, err := send(port, "rsa-device.pem", "rsa-device.key")
-			wantExit(t, err, 76, out, "refused")
+	}
+}
+
+// Node staples for the leaf.
+func TestMedplumOnNodesTLS(t *testing.T) {
+	h, p := newHospital(t), peers[1]
+	p.need(t)
+	serve := func(t *testing.T, scheme, trust string) (string, <-chan string) {
+		name := scheme + "platform"
+		return p.serve(t, h.in(name+".pem"), h.in(name+".key"), h.in(trust), h.staple(t, name))
+	}
+	for scheme, anchor := range map[string]string{"": "ecc-issuing.pem", "rsa-": "rsa-issuing.pem"} {
+		t.Run(scheme+"platform takes messages where its CA is the anchor", func(t *testing.T) {
+			port, lines := serve(t, scheme, pki.RootsFile)
+			out, err := h.send(port, "device", anchor)
+			if err != nil {
+				t.Fatalf("send: %v\n%s", err, out)
+			}
+			h.arrived(t, lines)
+		})
+		t.Run(scheme+"platform lacks the response for its CA", func(t *testing.T) {
+			port, _ := serve(t, scheme, pki.RootsFile)
+			out, err := h.send(port, "device", pki.RootsFile)
+			wantExit(t, err, 76, out, "rule B18: certificate 2 of 2 sent")
 		})
 	}
+	t.Run("it refuses a device of an unknown CA", func(t *testing.T) {
+		port, _ := serve(t, "", "ecc-issuing.pem")
+		out, err := h.send(port, "rsa-device", "ecc-issuing.pem")
+		wantExit(t, err, 76, out, "the platform refused us with the TLS alert")
+	})
 }
 
 func wantExit(t *testing.T, err error, code int, out []byte, word string) {
@@ -185,10 +331,11 @@ func wantExit(t *testing.T, err error, code int, out []byte, word string) {
 	}
 }
 
-// serve starts the peer as a platform and returns its port and its lines.
-func (p peer) serve(t *testing.T, cert, key, trust string) (string, <-chan string) {
+// serve starts the peer as a platform and returns its port and its lines. With
+// no files, which are those of its command line, it speaks MLLP without TLS.
+func (p peer) serve(t *testing.T, files ...string) (string, <-chan string) {
 	t.Helper()
-	cmd := exec.Command(p.command[0], append(p.command[1:], "serve", cert, key, trust)...)
+	cmd := exec.Command(p.command[0], slices.Concat(p.command[1:], []string{"serve"}, files)...)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -162,7 +162,7 @@ func (d *demo) buildPlatform() error {
 		return err
 	}
 	d.platform, err = platform.New(platform.Options{
-		Certificates: []tls.Certificate{identity}, Roots: hospital.Roots(), Keep: 1 << 20, Dir: filepath.Join(d.dir, "platform"), Events: d.platformEvent,
+		Certificates: []tls.Certificate{identity}, Roots: hospital.Roots(), Hospital: hospital, Keep: 1 << 20, Dir: filepath.Join(d.dir, "platform"), Events: d.platformEvent,
 	})
 	if err != nil {
 		return err

@@ -14,9 +14,12 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/bedside-gateway/gatewayd/tlsoverlay/overlaytest"
 )
 
 func TestMain(m *testing.M) {
+	overlaytest.Require()
 	code := m.Run()
 	if binary.dir != "" {
 		os.RemoveAll(binary.dir)

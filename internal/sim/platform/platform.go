@@ -21,8 +21,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
+	"github.com/bedside-gateway/gatewayd/internal/sim/responder"
 	"github.com/bedside-gateway/gatewayd/observation"
 	"github.com/bedside-gateway/gatewayd/pcd"
+	"github.com/bedside-gateway/gatewayd/revocation"
+	"github.com/bedside-gateway/gatewayd/tlspolicy"
 )
 
 // Options say how the platform is set up. Certificates and Roots are required.
@@ -32,6 +36,16 @@ type Options struct {
 	// Authorised are the devices that may connect (A8); empty: every device
 	// with a good certificate.
 	Authorised []observation.EUI64
+
+	// Hospital is the PKI of the certificates: the platform then staples
+	// responses for its own chain, and judges devices by the hospital's CRLs. Without
+	// it a gateway refuses the platform, and a revoked device gets in.
+	Hospital *pki.PKI
+	Staple   []responder.Answer // for its own chain, leaf first; default the truth
+	// Staples and Judge take the place of what Hospital does, see tlspolicy.Server.
+	Staples    func(i int) [][]byte
+	Judge      func(ctx context.Context, chain []*x509.Certificate, stapled [][]byte) []revocation.Verdict
+	LeafOnly13 bool // staple for the leaf alone in TLS 1.3
 
 	Dir    string // of the store; empty: in memory only
 	Strict bool   // refuse messages that break the profile, with CE or AE
@@ -144,7 +158,9 @@ func New(o Options) (*Platform, error) {
 	}
 	p := &Platform{o: o, ids: ids, known: map[string]*Record{}, digests: map[string]string{}}
 	p.script.rest = slices.Clone(o.Answer)
-	p.tls = p.config()
+	if p.tls, err = p.config(); err != nil {
+		return nil, err
+	}
 	if o.Dir == "" {
 		return p, nil
 	}
@@ -186,27 +202,33 @@ func (p *Platform) remember(r *Record) {
 // key is what a receiver knows a message by: MSH-3 and MSH-10.
 func key(sender, controlID string) string { return sender + "|" + controlID }
 
-// config is the server side of mutual TLS: at least 1.2 (A2), a verified chain
-// and a device identifier that is authorised (A8). Nothing is resumed, so each
-// connection is judged anew.
-func (p *Platform) config() *tls.Config {
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12, Certificates: p.o.Certificates,
-		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: p.o.Roots,
-		SessionTicketsDisabled: true, Time: p.o.Now,
-		VerifyConnection: func(s tls.ConnectionState) error { return p.authorise(s.PeerCertificates[0].Subject.CommonName) },
+// config is the policy of Interface A, with what the platform is told to do.
+func (p *Platform) config() (*tls.Config, error) {
+	server := tlspolicy.Server{Identities: p.o.Certificates, Roots: p.o.Roots, Authorised: p.authorised,
+		Judge: p.o.Judge, Staples: p.o.Staples, LeafOnly13: p.o.LeafOnly13, Now: p.o.Now}
+	if p.o.Hospital != nil && server.Staples == nil {
+		s, err := newStapler(p.o.Hospital, p.o.Certificates, p.o.Staple, p.o.Now)
+		if err != nil {
+			return nil, err
+		}
+		server.Staples = s.staples
 	}
+	if p.o.Hospital != nil && server.Judge == nil {
+		var err error
+		if server.Judge, err = byCRL(p.o.Hospital, p.o.Now); err != nil {
+			return nil, err
+		}
+	}
+	if server.Judge == nil {
+		server.Judge = unjudged
+	}
+	return server.Config()
 }
 
-func (p *Platform) authorise(name string) error {
+// authorised reports whether a device may connect (A8).
+func (p *Platform) authorised(name string) bool {
 	id, err := observation.ParseEUI64(name)
-	if err != nil {
-		return fmt.Errorf("the certificate's common name is no device identifier: %w", err)
-	}
-	if len(p.o.Authorised) > 0 && !slices.Contains(p.o.Authorised, id) {
-		return fmt.Errorf("device %s is not authorised here", id)
-	}
-	return nil
+	return err == nil && (len(p.o.Authorised) == 0 || slices.Contains(p.o.Authorised, id))
 }
 
 // Listen starts taking connections on address, host:port. Port 0 takes a free

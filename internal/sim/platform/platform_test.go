@@ -24,9 +24,13 @@ import (
 	"github.com/bedside-gateway/gatewayd/mllp"
 	"github.com/bedside-gateway/gatewayd/observation"
 	"github.com/bedside-gateway/gatewayd/pcd"
+	"github.com/bedside-gateway/gatewayd/tlsoverlay/overlaytest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	overlaytest.Require()
+	goleak.VerifyTestMain(m)
+}
 
 var hospital = sync.OnceValues(func() (*pki.PKI, error) { return pki.New(pki.Options{}) })
 
@@ -47,7 +51,7 @@ func start(t *testing.T, change func(*platform.Options)) *platform.Platform {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := platform.Options{Certificates: []tls.Certificate{identity}, Roots: p.Roots()}
+	o := platform.Options{Certificates: []tls.Certificate{identity}, Roots: p.Roots(), Hospital: p}
 	if change != nil {
 		change(&o)
 	}
@@ -502,7 +506,11 @@ func TestTheStoreSurvivesARestartAndATornTail(t *testing.T) {
 	g.exchange(message("ID1", "AL", "NE", "72"))
 	g.exchange(message("ID2", "AL", "NE", "73"))
 	g.exchange(message("ID1", "AL", "NE", "72"))
-	if _, err := platform.New(platform.Options{Dir: dir, Roots: certificates(t).Roots(), Certificates: make([]tls.Certificate, 1)}); err == nil || !strings.Contains(err.Error(), "in use") {
+	identity, err := certificates(t).Identity("platform")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := platform.New(platform.Options{Dir: dir, Roots: certificates(t).Roots(), Certificates: []tls.Certificate{identity}}); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("a second platform in one store: %v", err)
 	}
 	if err := first.Close(); err != nil {

@@ -1,8 +1,9 @@
 // Medplum's HL7 packages as the other side.
 //
 //   node peer.cjs parse                  messages on stdin, a blank line between: one JSON line each
-//   node peer.cjs serve CERT KEY TRUST   a platform on mutual TLS; prints its port, then one JSON line a message
+//   node peer.cjs serve [CERT KEY TRUST [STAPLE]]   a platform on mutual TLS, or on none; prints its port, then one JSON line a message
 const { readFileSync } = require('node:fs');
+const net = require('node:net');
 const tls = require('node:tls');
 // The package extends the browser's WebSocket when it loads; older Node.js has none, and HL7 needs none.
 globalThis.WebSocket ??= class extends EventTarget {};
@@ -10,7 +11,7 @@ globalThis.WebSocket ??= class extends EventTarget {};
 const { Hl7Message } = require('@medplum/core');
 const { Hl7Connection } = require('@medplum/hl7');
 
-const [mode, cert, key, trust] = process.argv.slice(2);
+const [mode, cert, key, trust, staple] = process.argv.slice(2);
 
 function digest(message) {
   const rows = message.segments
@@ -37,15 +38,20 @@ if (mode === 'parse') {
     }
   }
 } else {
-  const server = tls.createServer({
-    cert: readFileSync(cert),
-    key: readFileSync(key),
-    ca: readFileSync(trust),
-    requestCert: true,
-    rejectUnauthorized: true,
-    minVersion: 'TLSv1.2',
-  });
-  server.on('secureConnection', (socket) => {
+  const server = cert
+    ? tls.createServer({
+        cert: readFileSync(cert),
+        key: readFileSync(key),
+        ca: readFileSync(trust),
+        requestCert: true,
+        rejectUnauthorized: true,
+        minVersion: 'TLSv1.2',
+      })
+    : net.createServer();
+  if (staple) {
+    server.on('OCSPRequest', (_certificate, _issuer, done) => done(null, readFileSync(staple)));
+  }
+  server.on(cert ? 'secureConnection' : 'connection', (socket) => {
     const connection = new Hl7Connection(socket, 'utf-8');
     connection.addEventListener('message', ({ message }) => {
       show(message);
