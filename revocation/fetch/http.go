@@ -99,21 +99,19 @@ func withRequest(u *url.URL, request []byte) (*url.URL, bool) {
 
 // do makes one request, unless its host is to be left alone. A nil body is a GET.
 func (f *Fetcher) do(ctx context.Context, u *url.URL, body []byte, w want, named string) ([]byte, error) {
-	if err := f.admit(u.Host, named); err != nil {
+	if err := f.admit(ctx, u.Host, named); err != nil {
 		return nil, err
 	}
 	got, err := f.request(ctx, u, body, w)
 	if err == nil {
-		f.isUp(u.Host)
+		f.tried(u.Host, nil)
 		return got, nil
 	}
 	err.URL = named
-	switch {
-	case f.life.Err() != nil: // it was we who hung up
-	case err.down:
-		f.isDown(u.Host, err)
-	default:
-		f.isUp(u.Host)
+	if err.down && f.life.Err() == nil { // else it was we who hung up
+		f.tried(u.Host, err)
+	} else {
+		f.tried(u.Host, nil)
 	}
 	return nil, err
 }
@@ -190,40 +188,71 @@ type host struct {
 	failures int
 	until    time.Time
 	last     *Error
+	trial    chan struct{} // closed when the request that tries it is over
 }
 
-func (f *Fetcher) admit(name, named string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	h := f.hosts[name]
-	if h == nil {
-		return nil
-	}
-	now := f.o.Now()
-	if now.Before(h.until) {
-		return &Error{URL: named, Reason: "it is left alone until " + h.until.UTC().Format(time.RFC3339) + ", since it failed: " + h.last.Reason, Next: h.last.Next, Err: h.last}
-	}
-	h.until = now.Add(f.o.Timeout) // this request tries it, the others need not wait for what it finds
-	return nil
-}
-
-func (f *Fetcher) isUp(name string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.hosts, name)
-}
-
-func (f *Fetcher) isDown(name string, err *Error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	h := f.hosts[name]
-	if h == nil {
-		if len(f.hosts) >= maxAuthorities*maxURLs {
-			clear(f.hosts) // as many as that are never met; starting anew is safe
+// admit returns nil where the host may be asked. While another request tries a
+// host that failed, it waits for what that one finds.
+func (f *Fetcher) admit(ctx context.Context, name, named string) error {
+	for {
+		trial, err := f.mayAsk(name, named)
+		if trial == nil {
+			return err
 		}
+		select {
+		case <-trial:
+		case <-ctx.Done():
+			return &Error{URL: named, Reason: fmt.Sprintf("no answer within %v", f.o.Timeout), Next: askNetwork, Err: ctx.Err()}
+		}
+	}
+}
+
+func (f *Fetcher) mayAsk(name, named string) (trial chan struct{}, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	h, now := f.hosts[name], f.o.Now()
+	switch {
+	case h == nil:
+		return nil, nil
+	case h.trial != nil:
+		return h.trial, nil
+	case now.Before(h.until):
+		return nil, &Error{URL: named, Reason: "it is left alone until " + h.until.UTC().Format(time.RFC3339) + ", since it failed: " + h.last.Reason, Next: h.last.Next, Err: h.last}
+	}
+	h.trial = make(chan struct{})
+	return nil, nil
+}
+
+// tried notes how a request to a host went; nil is well.
+func (f *Fetcher) tried(name string, down *Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	h := f.hosts[name]
+	if h != nil && h.trial != nil {
+		close(h.trial)
+		h.trial = nil
+	}
+	if down == nil {
+		delete(f.hosts, name)
+		return
+	}
+	if h == nil {
+		f.dropHost()
 		h = &host{}
 		f.hosts[name] = h
 	}
 	h.failures++
-	h.until, h.last = f.o.Now().Add(backoff(h.failures)), err
+	h.until, h.last = f.o.Now().Add(backoff(h.failures)), down
+}
+
+// dropHost makes room where more hosts failed than are ever met.
+func (f *Fetcher) dropHost() {
+	for name, h := range f.hosts {
+		if len(f.hosts) < maxAuthorities*maxURLs {
+			return
+		}
+		if h.trial == nil {
+			delete(f.hosts, name)
+		}
+	}
 }
