@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the peers: python3-hl7 and OpenSSL from Debian, Medplum's packages from npm.
+# Installs the peers: python3-hl7, OpenSSL, GnuTLS, wolfSSL and Java from Debian, Medplum's packages from npm.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -10,6 +10,11 @@ need=()
 command -v openssl >/dev/null || need+=(openssl)
 command -v node >/dev/null || need+=(nodejs)
 command -v npm >/dev/null || need+=(npm)
+command -v gnutls-cli >/dev/null || need+=(gnutls-bin)
+[ -f /usr/include/gnutls/gnutls.h ] || need+=(libgnutls28-dev)
+[ -f /usr/include/wolfssl/ssl.h ] || need+=(libwolfssl-dev)
+command -v cc >/dev/null || need+=(gcc libc6-dev)
+command -v javac >/dev/null || need+=(default-jdk-headless)
 if [ ${#need[@]} -gt 0 ]; then
 	as_root apt-get update -qq
 	as_root apt-get install -y -qq --no-install-recommends "${need[@]}"

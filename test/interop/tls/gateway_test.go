@@ -3,7 +3,6 @@ package tlsinterop
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -20,7 +19,7 @@ import (
 	"github.com/bedside-gateway/gatewayd/mllp"
 	"github.com/bedside-gateway/gatewayd/northbound"
 	"github.com/bedside-gateway/gatewayd/pcd"
-	"github.com/bedside-gateway/gatewayd/revocation"
+	"github.com/bedside-gateway/gatewayd/revocation/fetch"
 	"github.com/bedside-gateway/gatewayd/tlsoverlay"
 	"github.com/bedside-gateway/gatewayd/tlspolicy"
 )
@@ -38,7 +37,7 @@ type ward struct {
 	pki       *pki.PKI
 	responder *responder.Server
 	dir       string
-	http      *http.Server
+	fetcher   *fetch.Fetcher
 }
 
 var hospital = sync.OnceValues(newWard)
@@ -59,8 +58,8 @@ func newWard() (*ward, error) {
 	if w.responder, err = responder.New(responder.Options{PKI: w.pki}); err != nil {
 		return nil, err
 	}
-	w.http = &http.Server{Handler: w.responder, ReadHeaderTimeout: 10 * time.Second}
-	go w.http.Serve(l) // ends with the test binary
+	go http.Serve(l, w.responder) // ends with the test binary
+	w.fetcher = fetch.New(fetch.Options{})
 	return w, errors.Join(w.writeExtras(), os.WriteFile(w.file("message.hl7"), []byte(message), 0o600))
 }
 
@@ -145,7 +144,6 @@ func (w *ward) deliver(t *testing.T, addr, device string, version uint16) (tls.C
 	t.Helper()
 	cfg := must(tlspolicy.Client{ServerName: w.pki.Options.Platform, Roots: w.pki.Roots(), Identity: must(w.pki.Identity(device))(t)}.Config())(t)
 	cfg.MinVersion, cfg.MaxVersion = version, version
-	judged(t, cfg)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	c, err := northbound.Dial(ctx, northbound.Destination{Name: "peer", Address: w.pki.Options.Platform, Connect: addr, TLS: cfg})
@@ -157,64 +155,18 @@ func (w *ward) deliver(t *testing.T, addr, device string, version uint16) (tls.C
 	return c.State(), ack, err
 }
 
-// judged adds the judgement of the staples (B18) to a configuration.
-func judged(t *testing.T, cfg *tls.Config) {
-	t.Helper()
-	if err := tlsoverlay.RequestStaples(cfg); err != nil {
-		t.Fatal(err)
-	}
-	verify, roots := cfg.VerifyConnection, x509.NewCertPool()
-	for _, e := range must(hospital())(t).pki.Entries {
-		if e.Trusted {
-			roots.AddCert(e.Certificate)
-		}
-	}
-	cfg.VerifyConnection = func(s tls.ConnectionState) error {
-		if err := verify(s); err != nil {
-			return err
-		}
-		inter := x509.NewCertPool()
-		for _, c := range s.PeerCertificates[1:] {
-			inter.AddCert(c)
-		}
-		chains, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: inter})
-		if err != nil {
-			return err
-		}
-		staples, err := tlsoverlay.Staples(&s)
-		if err != nil {
-			return err
-		}
-		var memory revocation.Memory
-		refusal := revocation.Refusal(memory.Judge(chains[0], staples, time.Now(), revocation.Rules{}))
-		if v, ok := errors.AsType[revocation.Verdict](refusal); ok {
-			alert := tls.AlertError(113)
-			if v.Kind == revocation.Revoked {
-				alert = 44
-			}
-			return &refused{v, alert}
-		}
-		return refusal
-	}
-}
-
-type refused struct {
-	revocation.Verdict
-	alert tls.AlertError
-}
-
-func (r *refused) Unwrap() []error { return []error{r.Verdict, r.alert} }
-
-// wantRefusal checks that the refusal is about the staple of that position and says the word.
+// wantRefusal checks that the staple of that position was refused, for a
+// reason with the word.
 func wantRefusal(t *testing.T, err error, position int, word string) {
 	t.Helper()
-	if err == nil {
-		t.Error("it was accepted")
+	r, ok := errors.AsType[*tlspolicy.RefusalError](err)
+	if !ok {
+		t.Errorf("want a refusal of the platform, got %v", err)
 		return
 	}
-	text := err.Error()
-	if !strings.Contains(text, fmt.Sprintf("position %d", position)) || !strings.Contains(text, word) {
-		t.Errorf("it was refused with %q, want position %d and %q", text, position, word)
+	place := [...]string{"platform certificate, 1 of ", "certificate 2 of "}[position]
+	if r.Rule != "B18" || !strings.HasPrefix(r.Certificate, place) || !strings.Contains(r.Reason, word) {
+		t.Errorf("it was refused with %q, want rule B18, position %d and %q", err, position, word)
 	}
 }
 
@@ -272,29 +224,24 @@ func (w *ward) listen(t *testing.T, leafOnly13 bool) (port string, sessions <-ch
 	return port, out
 }
 
-// serverConfig is the policy of Interface A with both identities.
+// serverConfig is the policy of Interface A with both identities, whose staples
+// are fetched from the responder that their certificates name.
 func (w *ward) serverConfig(t *testing.T, leafOnly13 bool) *tls.Config {
 	t.Helper()
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: w.pki.Roots(), SessionTicketsDisabled: true}
+	server := tlspolicy.Server{Roots: w.pki.Roots(), LeafOnly13: leafOnly13, Judge: w.fetcher.Judge,
+		Authorised: func(name string) bool { return name == w.pki.Options.Device.String() }}
+	var keepers []*fetch.Keeper
 	for _, name := range []string{"platform", "rsa-platform"} {
-		identity := must(w.pki.Identity(name))(t)
-		staples := responder.Staples(w.pki, must(w.pki.Chain(name))(t), nil)
-		if leafOnly13 {
-			staples = staples[:1]
-		}
-		if err := tlsoverlay.SetStaples(&identity, staples); err != nil {
+		k := must(fetch.NewKeeper(w.fetcher, must(w.pki.Chain(name))(t)))(t)
+		t.Cleanup(k.Close)
+		if err := k.Fetch(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		cfg.Certificates = append(cfg.Certificates, identity)
+		keepers = append(keepers, k)
+		server.Identities = append(server.Identities, must(w.pki.Identity(name))(t))
 	}
-	ids := make([]uint16, len(suites))
-	for i, s := range suites {
-		ids[i] = s.id
-	}
-	if err := errors.Join(tlsoverlay.SetCipherSuites(cfg, ids), tlsoverlay.SetGroups(cfg, []uint16{tlsoverlay.FFDHE3072, tlsoverlay.FFDHE2048})); err != nil {
-		t.Fatal(err)
-	}
-	return cfg
+	server.Staples = func(i int) [][]byte { return keepers[i].Staples() }
+	return must(server.Config())(t)
 }
 
 func attend(c *tls.Conn) (s session) {

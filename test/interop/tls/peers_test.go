@@ -4,20 +4,15 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/bedside-gateway/gatewayd/mllp"
 )
@@ -87,13 +82,15 @@ type peer struct {
 	name string
 	need func(*testing.T)
 	call func(*testing.T, *ward, job) string
+	// wholeSuites: it can be told suites, and not just their parts.
+	wholeSuites bool
 }
 
 var callers = []peer{
-	{"OpenSSL", needOpenSSL, openSSLCall},
-	{"GnuTLS", needGnuTLS, gnuTLSCall},
-	{"JSSE", func(t *testing.T) { needJSSE(t) }, jsseCall},
-	{"wolfSSL", func(t *testing.T) { needWolf(t) }, wolfCall},
+	{"OpenSSL", needOpenSSL, openSSLCall, true},
+	{"GnuTLS", needGnuTLS, gnuTLSCall, false},
+	{"JSSE", func(t *testing.T) { needJSSE(t) }, jsseCall, true},
+	{"wolfSSL", func(t *testing.T) { needWolf(t) }, wolfCall, true},
 }
 
 // ---- programs that copy between their connection and stdin and stdout
@@ -150,8 +147,14 @@ func openSSLCall(t *testing.T, w *ward, j job) string {
 func needGnuTLS(t *testing.T) {
 	t.Helper()
 	_, err := exec.LookPath("gnutls-cli")
-	_, serv := exec.LookPath("gnutls-serv")
-	need(t, "GnuTLS", errors.Join(err, serv))
+	need(t, "GnuTLS", err)
+}
+
+func needGnuTLSPlatform(t *testing.T) string {
+	t.Helper()
+	_, err := os.Stat("/usr/include/gnutls/gnutls.h")
+	need(t, "GnuTLS", err)
+	return must(buildGnuTLS())(t)
 }
 
 func gnuTLSCall(t *testing.T, w *ward, j job) string {
@@ -165,15 +168,10 @@ func gnuTLSCall(t *testing.T, w *ward, j job) string {
 		"--verify-hostname", w.pki.Options.Platform, "--sni-hostname", w.pki.Options.Platform, "--port", j.port, "127.0.0.1")
 }
 
-// serving starts a program that takes connections, in a network of its own
-// where asked for, and waits for a line with the word. It gives all that it
-// says, when it was ended.
-func serving(t *testing.T, alone bool, word string, name string, args ...string) (pid int, line string, said func() string) {
+// serving starts a program that takes one connection, and waits for the line
+// that says on which port. It gives all that the program says.
+func serving(t *testing.T, prefix string, name string, args ...string) (addr string, said func() string) {
 	t.Helper()
-	if alone {
-		args = append([]string{"-n", "sh", "-c", `ip link set lo up && exec "$@"`, "sh", name}, args...)
-		name = "unshare"
-	}
 	cmd := exec.Command(name, args...)
 	in := must(cmd.StdinPipe())(t)
 	r, w := must2(t, os.Pipe)
@@ -191,11 +189,8 @@ func serving(t *testing.T, alone bool, word string, name string, args ...string)
 			mu.Lock()
 			fmt.Fprintln(&log, s.Text())
 			mu.Unlock()
-			if strings.Contains(s.Text(), word) {
-				select {
-				case found <- s.Text():
-				default:
-				}
+			if port, ok := strings.CutPrefix(s.Text(), prefix); ok {
+				found <- "127.0.0.1:" + port
 			}
 		}
 	}()
@@ -213,13 +208,13 @@ func serving(t *testing.T, alone bool, word string, name string, args ...string)
 		return log.String()
 	}
 	select {
-	case line = <-found:
+	case addr = <-found:
 	case <-ended:
 		t.Fatalf("%s ended: %s", name, said())
 	case <-time.After(patience):
-		t.Fatalf("%s does not say %q: %s", name, word, said())
+		t.Fatalf("%s does not say %q: %s", name, prefix, said())
 	}
-	return cmd.Process.Pid, line, said
+	return addr, said
 }
 
 func must2[A, B any](t *testing.T, f func() (A, B, error)) (A, B) {
@@ -229,65 +224,6 @@ func must2[A, B any](t *testing.T, f func() (A, B, error)) (A, B) {
 		t.Fatal(err)
 	}
 	return a, b
-}
-
-// bridge leads from a port of this machine into the network of a process, which
-// stays closed to everybody else.
-func bridge(t *testing.T, pid int, to string) string {
-	t.Helper()
-	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
-	var pairs sync.WaitGroup
-	pairs.Go(func() {
-		for {
-			outer, err := l.Accept()
-			if err != nil {
-				return
-			}
-			inner, err := dialInside(pid, to)
-			if err != nil {
-				outer.Close()
-				continue
-			}
-			pairs.Go(func() { join(inner, outer) })
-			pairs.Go(func() { join(outer, inner) })
-		}
-	})
-	t.Cleanup(func() { l.Close(); pairs.Wait() })
-	return l.Addr().String()
-}
-
-// join copies until one side ends, and passes the end on.
-func join(dst, src net.Conn) {
-	_, _ = io.Copy(dst, src)
-	_ = dst.(*net.TCPConn).CloseWrite()
-	if c, ok := src.(*net.TCPConn); ok {
-		_ = c.CloseRead()
-	}
-}
-
-// dialInside dials from the network of a process. A socket stays in the network
-// of the thread that made it; the thread is not used for anything else again.
-func dialInside(pid int, to string) (net.Conn, error) {
-	type result struct {
-		net.Conn
-		error
-	}
-	dialled := make(chan result)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			err = errors.Join(unix.Setns(fd, unix.CLONE_NEWNET), unix.Close(fd))
-		}
-		if err != nil {
-			dialled <- result{nil, err}
-			return
-		}
-		c, err := net.Dial("tcp", to)
-		dialled <- result{c, err}
-	}()
-	r := <-dialled
-	return r.Conn, r.error
 }
 
 // ---- JSSE: one virtual machine for all jobs, since each start takes a second
@@ -375,16 +311,21 @@ func jsseCall(t *testing.T, w *ward, j job) string {
 	return p.line(t)
 }
 
-// ---- wolfSSL: a program of ours, built here
+// ---- wolfSSL, and GnuTLS as a platform: programs of ours, built here
 
-var buildWolf = sync.OnceValues(func() (string, error) {
-	program := filepath.Join(scratch, "wolfssl_peer")
-	out, err := exec.Command("cc", "-O1", "-Wall", "-o", program, "peers/wolfssl_peer.c", "-lwolfssl").CombinedOutput()
+var (
+	buildWolf   = sync.OnceValues(func() (string, error) { return build("wolfssl") })
+	buildGnuTLS = sync.OnceValues(func() (string, error) { return build("gnutls") })
+)
+
+func build(library string) (program string, err error) {
+	program = filepath.Join(scratch, library+"_peer")
+	out, err := exec.Command("cc", "-O1", "-Wall", "-Werror", "-o", program, "peers/"+library+"_peer.c", "-l"+library).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("cc: %w\n%s", err, out)
 	}
 	return program, nil
-})
+}
 
 func needWolf(t *testing.T) string {
 	t.Helper()

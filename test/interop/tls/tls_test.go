@@ -11,12 +11,14 @@ package tlsinterop
 
 import (
 	"crypto/tls"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
 	"github.com/bedside-gateway/gatewayd/internal/sim/responder"
+	"github.com/bedside-gateway/gatewayd/tlspolicy"
 )
 
 var schemes = []pki.Scheme{pki.ECC, pki.RSA}
@@ -59,6 +61,9 @@ func TestTheOrderOfSuitesIsOurs_A3(t *testing.T) {
 	for _, p := range callers {
 		t.Run(p.name, func(t *testing.T) {
 			p.need(t)
+			if !p.wholeSuites {
+				t.Skip("it offers all combinations of what it is told")
+			}
 			port, sessions := w.listen(t, false)
 			for i, want := range suites {
 				offer := slices.Clone(suites[i:])
@@ -115,14 +120,25 @@ func TestWolfSSLFailsOnMoreThanOneResponseInTLS13(t *testing.T) {
 func TestForeignDevicesWithoutAGoodCertificateAreRefused(t *testing.T) {
 	w := needWard(t)
 	for _, p := range callers {
-		for _, device := range []string{"device-foreign", "device-expired", "device-wrong-eku"} {
+		for device, rule := range map[string]string{
+			"device-foreign": "A8", "device-expired": "A8", "device-wrong-eku": "A8", "device-wrong-name": "A8",
+			"device-revoked": "A9", "device-issuing-revoked": "A9", "rsa-device-revoked": "A9",
+		} {
 			t.Run(p.name+" as "+device, func(t *testing.T) {
 				p.need(t)
 				port, sessions := w.listen(t, false)
 				said := p.call(t, w, job{name: device, version: "1.2", port: port})
 				got := <-sessions
-				if strings.HasPrefix(said, "done") || got.err == nil || got.message != "" {
-					t.Errorf("it got in: %v; %s", got.err, said)
+				r, refused := errors.AsType[*tlspolicy.RefusalError](got.err)
+				if p.name == "JSSE" && device == "device-foreign" {
+					// It shows no certificate of a CA that we do not name.
+					if got.err == nil || !strings.Contains(got.err.Error(), "didn't provide a certificate") {
+						t.Errorf("%v; the peer says: %s", got.err, said)
+					}
+					return
+				}
+				if strings.HasPrefix(said, "done") || got.message != "" || !refused || r.Rule != rule {
+					t.Errorf("want a refusal by rule %s, got %v; the peer says: %s", rule, got.err, said)
 				}
 			})
 		}
@@ -138,12 +154,12 @@ func TestForeignDevicesVerifyWhatWeStaple_A10(t *testing.T) {
 		t.Run("JSSE "+version.name, func(t *testing.T) {
 			needJSSE(t)
 			port, sessions := w.listen(t, false)
-			before := w.responder.State().Requests
+			before := w.responder.State().Asked["platform"]
 			said := jsseCall(t, w, job{name: "device", version: version.name, port: port})
 			if got := <-sessions; got.err != nil || !strings.HasPrefix(said, "done") {
 				t.Errorf("%v; %s", got.err, said)
 			}
-			if after := w.responder.State().Requests; after != before {
+			if after := w.responder.State().Asked["platform"]; after != before {
 				t.Errorf("it asked the responder %d times: the staples were not enough for it", after-before)
 			}
 		})
@@ -259,8 +275,7 @@ func TestWolfSSLPlatforms_B18(t *testing.T) {
 	program := needWolf(t)
 	serve := func(t *testing.T, scheme pki.Scheme, version string) (string, func() string) {
 		j := job{name: named(scheme, "platform"), trust: string(scheme) + "-cas.pem", version: version}
-		_, line, said := serving(t, false, "port ", program, j.wolf(w, "serve")...)
-		return "127.0.0.1:" + strings.TrimPrefix(line, "port "), said
+		return serving(t, "port ", program, j.wolf(w, "serve")...)
 	}
 	for _, scheme := range schemes {
 		t.Run("1.2 "+string(scheme)+" staples for every certificate", func(t *testing.T) {
@@ -282,7 +297,7 @@ func TestWolfSSLPlatforms_B18(t *testing.T) {
 
 func TestGnuTLSPlatforms_B18(t *testing.T) {
 	w := needWard(t)
-	needGnuTLS(t)
+	program := needGnuTLSPlatform(t)
 	for _, test := range []struct {
 		name     string
 		version  string
@@ -293,24 +308,18 @@ func TestGnuTLSPlatforms_B18(t *testing.T) {
 	}{
 		{"1.3 with both responses", "1.3", tls.VersionTLS13, func(s []string) []string { return s }, "", 0},
 		{"1.3 with that of the leaf alone", "1.3", tls.VersionTLS13, func(s []string) []string { return s[:1] }, "no response for it", 1},
-		{"1.3 with that of the issuing CA alone", "1.3", tls.VersionTLS13, func(s []string) []string { return s[1:] }, "", 0},
+		{"1.3 with that of the issuing CA alone", "1.3", tls.VersionTLS13, func(s []string) []string { return s[1:] }, "no response for it", 0},
 		{"1.2, which has no RFC 6961 here", "1.2", tls.VersionTLS12, func(s []string) []string { return s }, "no response for it", 1},
 	} {
 		for _, scheme := range schemes {
 			t.Run(test.name+", "+string(scheme), func(t *testing.T) {
 				name := named(scheme, "platform")
-				args := []string{"--echo", "--port", "2575", "--require-client-cert", "--verify-client-cert", "--x509cafile", w.file("roots.pem"),
-					"--x509certfile", w.file(name + ".pem"), "--x509keyfile", w.file(name + ".key"), "--priority", "NORMAL:-VERS-ALL:+VERS-TLS" + test.version, "--ignore-ocsp-response-errors"}
-				for _, file := range test.staples(w.staples(t, name)) {
-					args = append(args, "--ocsp-response", file)
-				}
-				pid, _, said := serving(t, true, "listening on IPv4", "gnutls-serv", args...)
-				addr := bridge(t, pid, "127.0.0.1:2575")
+				args := append([]string{"serve", w.file(name + ".pem"), w.file(name + ".key"), w.file(pki.RootsFile), test.version}, test.staples(w.staples(t, name))...)
+				addr, said := serving(t, "port ", program, args...)
 				_, ack, err := w.deliver(t, addr, named(scheme, "device"), test.id)
 				if test.refusal == "" {
-					t.Logf("%v %+v", err, ack)
-					if err != nil {
-						t.Errorf("%v; the platform says: %s", err, said())
+					if err != nil || !ack.Accepted() || ack.ControlID != controlID {
+						t.Errorf("%v, %+v; the platform says: %s", err, ack, said())
 					}
 					return
 				}
@@ -327,9 +336,9 @@ func TestOpenSSLPlatformsCannotStapleForTheIssuingCA_B18(t *testing.T) {
 		for _, scheme := range schemes {
 			t.Run(version.name+" "+string(scheme), func(t *testing.T) {
 				name := named(scheme, "platform")
-				_, line, _ := serving(t, false, "ACCEPT 127.0.0.1:", "openssl", "s_server", "-accept", "127.0.0.1:0", "-Verify", "2", "-verify_return_error", "-CAfile", w.file("roots.pem"),
-					"-cert", w.file(name+".pem"), "-cert_chain", w.file(name+".pem"), "-key", w.file(name+".key"), "-status_file", w.staples(t, name)[0])
-				_, _, err := w.deliver(t, strings.TrimPrefix(line, "ACCEPT "), named(scheme, "device"), version.id)
+				addr, _ := serving(t, "ACCEPT 127.0.0.1:", "openssl", "s_server", "-accept", "127.0.0.1:0", "-Verify", "2", "-verify_return_error", "-CAfile", w.file(pki.RootsFile),
+					"-cert", w.file(name+".pem"), "-cert_chain", w.file(string(scheme)+"-issuing.pem"), "-key", w.file(name+".key"), "-status_file", w.staples(t, name)[0])
+				_, _, err := w.deliver(t, addr, named(scheme, "device"), version.id)
 				wantRefusal(t, err, 1, "no response for it")
 			})
 		}

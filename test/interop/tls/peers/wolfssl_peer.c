@@ -10,30 +10,19 @@
  * that of the leaf in TLS 1.3, which is all that this library can. TRUST holds
  * the roots, and for a platform the issuing CA too.
  */
-#include <arpa/inet.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <unistd.h>
-
 #include <wolfssl/options.h>
 #include <wolfssl/ssl.h>
 
-enum { FIRST = 0x0b, LAST = 0x1c, MAX = 65536 };
+#include "peer.h"
 
 static void fail(const char *what, WOLFSSL *ssl, int ret)
 {
 	char reason[160] = "";
 	WOLFSSL_ALERT_HISTORY alerts;
-	int code = ret;
+	int code = wolfSSL_get_error(ssl, ret);
 
 	memset(&alerts, 0, sizeof alerts);
-	if (ssl != NULL) {
-		code = wolfSSL_get_error(ssl, ret);
-		wolfSSL_get_alert_history(ssl, &alerts);
-	}
+	wolfSSL_get_alert_history(ssl, &alerts);
 	wolfSSL_ERR_error_string((unsigned long)code, reason);
 	printf("failed %s: %d %s; alert received %d, sent %d\n", what, code, reason, alerts.last_rx.code, alerts.last_tx.code);
 	exit(1);
@@ -42,7 +31,7 @@ static void fail(const char *what, WOLFSSL *ssl, int ret)
 static void must(int ret, const char *what)
 {
 	if (ret != WOLFSSL_SUCCESS)
-		fail(what, NULL, ret);
+		give_up(what);
 }
 
 static WOLFSSL_CTX *context(char **arg, int server)
@@ -53,7 +42,7 @@ static WOLFSSL_CTX *context(char **arg, int server)
 	WOLFSSL_CTX *ctx = wolfSSL_CTX_new(method);
 
 	if (ctx == NULL)
-		fail("context", NULL, 0);
+		give_up("context");
 	must(wolfSSL_CTX_use_certificate_chain_file(ctx, arg[0]), "certificate");
 	must(wolfSSL_CTX_use_PrivateKey_file(ctx, arg[1], SSL_FILETYPE_PEM), "key");
 	must(wolfSSL_CTX_load_verify_locations(ctx, arg[2], NULL), "trust");
@@ -71,119 +60,27 @@ static WOLFSSL_CTX *context(char **arg, int server)
 	return ctx;
 }
 
-static void write_block(WOLFSSL *ssl, const char *message, int n)
-{
-	char block[MAX + 3];
+static int take(void *s, char *b, int n) { return wolfSSL_read(s, b, n); }
+static int give(void *s, const char *b, int n) { return wolfSSL_write(s, b, n); }
 
-	block[0] = FIRST;
-	memcpy(block + 1, message, n);
-	block[n + 1] = LAST;
-	block[n + 2] = '\r';
-	if (wolfSSL_write(ssl, block, n + 3) != n + 3)
-		fail("write", ssl, -1);
-}
-
-/* read_block leaves the message without its frame, ended by a zero. */
-static int read_block(WOLFSSL *ssl, char *b)
-{
-	int n = 0;
-
-	while (n < 2 || b[n - 2] != LAST || b[n - 1] != '\r') {
-		int got = n < MAX ? wolfSSL_read(ssl, b + n, MAX - n) : 0;
-		if (got <= 0)
-			fail("read", ssl, got);
-		n += got;
-	}
-	if (b[0] != FIRST)
-		fail("no MLLP block begins", NULL, 0);
-	memmove(b, b + 1, n - 3);
-	b[n - 3] = 0;
-	return n - 3;
-}
-
-/* acknowledge answers by the control ID, MSH-10. */
-static void acknowledge(WOLFSSL *ssl, const char *message)
-{
-	char id[200] = "", ack[600];
-	const char *field = message;
-	int i;
-
-	for (i = 0; i < 9 && field != NULL; i++)
-		if ((field = strchr(field, '|')) != NULL)
-			field++;
-	if (field != NULL)
-		snprintf(id, sizeof id, "%.*s", (int)strcspn(field, "|\r"), field);
-	write_block(ssl, ack, snprintf(ack, sizeof ack, "MSH|^~\\&|WOLF||GW||20260101000000+0000||ACK^R01^ACK|A%s|P|2.6\rMSA|CA|%s\r", id, id));
-}
-
-static void done(WOLFSSL *ssl, char *text)
-{
-	char *c;
-
-	for (c = text; *c != 0; c++)
-		if (*c == '\r' || *c == '\n')
-			*c = ' ';
-	printf("done %s %s %s\n", wolfSSL_get_version(ssl), wolfSSL_get_cipher_name(ssl), text);
-}
-
-static WOLFSSL *session(WOLFSSL_CTX *ctx, int fd)
-{
-	struct timeval limit = {20, 0};
-	WOLFSSL *ssl = wolfSSL_new(ctx);
-
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-	if (ssl == NULL || wolfSSL_set_fd(ssl, fd) != WOLFSSL_SUCCESS)
-		fail("session", NULL, 0);
-	return ssl;
-}
-
-static void serve(WOLFSSL_CTX *ctx)
+static void call(peer *p, const char *file)
 {
 	static char message[MAX + 1];
-	struct sockaddr_in at = {.sin_family = AF_INET};
-	socklen_t n = sizeof at;
-	int l = socket(AF_INET, SOCK_STREAM, 0), ret;
-	WOLFSSL *ssl;
+	FILE *f = fopen(file, "rb");
 
-	at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	if (bind(l, (struct sockaddr *)&at, n) != 0 || listen(l, 1) != 0 || getsockname(l, (struct sockaddr *)&at, &n) != 0)
-		fail("listen", NULL, 0);
-	printf("port %d\n", ntohs(at.sin_port));
-	ssl = session(ctx, accept(l, NULL, NULL));
-	if ((ret = wolfSSL_accept(ssl)) != WOLFSSL_SUCCESS)
-		fail("handshake", ssl, ret);
-	read_block(ssl, message);
-	acknowledge(ssl, message);
-	done(ssl, message);
-	wolfSSL_read(ssl, message, 1); /* the peer closes first */
-}
-
-static void call(WOLFSSL_CTX *ctx, char **arg)
-{
-	static char message[MAX + 1];
-	struct sockaddr_in at = {.sin_family = AF_INET};
-	int fd = socket(AF_INET, SOCK_STREAM, 0), ret, n;
-	FILE *f = fopen(arg[7], "rb");
-	WOLFSSL *ssl;
-
-	at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	at.sin_port = htons(atoi(arg[5]));
-	if (f == NULL || connect(fd, (struct sockaddr *)&at, sizeof at) != 0)
-		fail("connect", NULL, 0);
-	n = (int)fread(message, 1, MAX, f);
-	ssl = session(ctx, fd);
-	must(wolfSSL_check_domain_name(ssl, arg[6]), "host");
-	if ((ret = wolfSSL_connect(ssl)) != WOLFSSL_SUCCESS)
-		fail("handshake", ssl, ret);
-	write_block(ssl, message, n);
-	read_block(ssl, message);
-	done(ssl, message);
-	wolfSSL_shutdown(ssl);
+	if (f == NULL)
+		give_up("message");
+	write_block(p, message, (int)fread(message, 1, MAX, f));
+	read_block(p, message);
+	done(wolfSSL_get_version(p->session), wolfSSL_get_cipher_name(p->session), message);
+	wolfSSL_shutdown(p->session);
 }
 
 int main(int argc, char **argv)
 {
-	int server = argc == 7 && strcmp(argv[1], "serve") == 0;
+	int server = argc == 7 && strcmp(argv[1], "serve") == 0, ret;
+	peer p = {.read = take, .write = give};
+	WOLFSSL *ssl;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (!server && !(argc == 10 && strcmp(argv[1], "call") == 0)) {
@@ -191,9 +88,18 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	wolfSSL_Init();
+	ssl = wolfSSL_new(context(argv + 2, server));
+	if (ssl == NULL || wolfSSL_set_fd(ssl, loopback(server ? 0 : atoi(argv[7]))) != WOLFSSL_SUCCESS)
+		give_up("session");
+	if (!server)
+		must(wolfSSL_check_domain_name(ssl, argv[8]), "host");
+	ret = server ? wolfSSL_accept(ssl) : wolfSSL_connect(ssl);
+	if (ret != WOLFSSL_SUCCESS)
+		fail("handshake", ssl, ret);
+	p.session = ssl;
 	if (server)
-		serve(context(argv + 2, 1));
+		serve(&p, wolfSSL_get_version(ssl), wolfSSL_get_cipher_name(ssl));
 	else
-		call(context(argv + 2, 0), argv + 2);
+		call(&p, argv[9]);
 	return 0;
 }
