@@ -3,6 +3,7 @@ package tlsinterop
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -198,11 +199,19 @@ type session struct {
 	err     error
 }
 
+// serving is how our server differs from the usual.
+type serving struct {
+	leafOnly13 bool
+	// answers are those of which the staples are made, by position; nil has
+	// them fetched from the responder that the certificates name.
+	answers []responder.Answer
+}
+
 // listen takes one connection after the other, as the gateway does on Interface
 // A, acknowledges one message on each and tells what it saw.
-func (w *ward) listen(t *testing.T, leafOnly13 bool) (port string, sessions <-chan session) {
+func (w *ward) listen(t *testing.T, o serving) (port string, sessions <-chan session) {
 	t.Helper()
-	cfg := w.serverConfig(t, leafOnly13)
+	cfg := w.serverConfig(t, o)
 	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
 	out := make(chan session, 16)
 	ended := make(chan struct{})
@@ -224,24 +233,32 @@ func (w *ward) listen(t *testing.T, leafOnly13 bool) (port string, sessions <-ch
 	return port, out
 }
 
-// serverConfig is the policy of Interface A with both identities, whose staples
-// are fetched from the responder that their certificates name.
-func (w *ward) serverConfig(t *testing.T, leafOnly13 bool) *tls.Config {
+// serverConfig is the policy of Interface A with both identities.
+func (w *ward) serverConfig(t *testing.T, o serving) *tls.Config {
 	t.Helper()
-	server := tlspolicy.Server{Roots: w.pki.Roots(), LeafOnly13: leafOnly13, Judge: w.fetcher.Judge,
+	server := tlspolicy.Server{Roots: w.pki.Roots(), LeafOnly13: o.leafOnly13, Judge: w.fetcher.Judge,
 		Authorised: func(name string) bool { return name == w.pki.Options.Device.String() }}
-	var keepers []*fetch.Keeper
+	var staples []func() [][]byte
 	for _, name := range []string{"platform", "rsa-platform"} {
-		k := must(fetch.NewKeeper(w.fetcher, must(w.pki.Chain(name))(t)))(t)
-		t.Cleanup(k.Close)
-		if err := k.Fetch(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		keepers = append(keepers, k)
 		server.Identities = append(server.Identities, must(w.pki.Identity(name))(t))
+		staples = append(staples, w.keep(t, must(w.pki.Chain(name))(t), o.answers))
 	}
-	server.Staples = func(i int) [][]byte { return keepers[i].Staples() }
+	server.Staples = func(i int) [][]byte { return staples[i]() }
 	return must(server.Config())(t)
+}
+
+func (w *ward) keep(t *testing.T, chain []*x509.Certificate, answers []responder.Answer) func() [][]byte {
+	t.Helper()
+	if answers != nil {
+		made := responder.Staples(w.pki, chain, answers)
+		return func() [][]byte { return made }
+	}
+	k := must(fetch.NewKeeper(w.fetcher, chain))(t)
+	t.Cleanup(k.Close)
+	if err := k.Fetch(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return k.Staples
 }
 
 func attend(c *tls.Conn) (s session) {

@@ -55,6 +55,8 @@ type job struct {
 	version string // 1.2 or 1.3
 	suites  []suite
 	port    string // to call
+	tells   bool   // OpenSSL: it prints the stapled response
+	save    string // GnuTLS: a file for the stapled responses
 }
 
 func (j job) files(w *ward) (cert, key, trust string) {
@@ -86,11 +88,18 @@ type peer struct {
 	wholeSuites bool
 }
 
-var callers = []peer{
-	{"OpenSSL", needOpenSSL, openSSLCall, true},
-	{"GnuTLS", needGnuTLS, gnuTLSCall, false},
-	{"JSSE", func(t *testing.T) { needJSSE(t) }, jsseCall, true},
-	{"wolfSSL", func(t *testing.T) { needWolf(t) }, wolfCall, true},
+const (
+	openssl = iota
+	gnutls
+	jsse
+	wolfssl
+)
+
+var callers = [...]peer{
+	openssl: {"OpenSSL", needOpenSSL, openSSLCall, true},
+	gnutls:  {"GnuTLS", needGnuTLS, gnuTLSCall, false},
+	jsse:    {"JSSE", func(t *testing.T) { needJSSE(t) }, jsseCall, true},
+	wolfssl: {"wolfSSL", func(t *testing.T) { needWolf(t) }, wolfCall, true},
 }
 
 // ---- programs that copy between their connection and stdin and stdout
@@ -110,16 +119,17 @@ func piped(t *testing.T, name string, args ...string) string {
 	}
 	block := must(mllp.AppendBlock(nil, []byte(message)))(t)
 	_, writeErr := in.Write(block)
-	r := mllp.NewReader(out, 1<<16)
+	var all bytes.Buffer // what stands around the answer as well
+	r := mllp.NewReader(io.TeeReader(out, &all), 1<<16)
 	answer, err := r.ReadBlock()
 	said := "done " + string(answer)
 	if err != nil {
 		said = fmt.Sprintf("failed: %v, %v", err, writeErr)
 	}
 	in.Close()
-	rest, _ := io.ReadAll(out)
+	_, _ = all.ReadFrom(out)
 	_ = cmd.Wait() // the exit code says nothing more
-	return said + "\n" + string(rest) + log.String()
+	return said + "\n" + all.String() + log.String()
 }
 
 func needOpenSSL(t *testing.T) {
@@ -131,12 +141,15 @@ func needOpenSSL(t *testing.T) {
 func openSSLCall(t *testing.T, w *ward, j job) string {
 	t.Helper()
 	cert, key, trust := j.files(w)
-	args := []string{"s_client", "-quiet", "-status", "-connect", "127.0.0.1:" + j.port, "-servername", w.pki.Options.Platform,
+	args := []string{"s_client", "-status", "-ign_eof", "-connect", "127.0.0.1:" + j.port, "-servername", w.pki.Options.Platform,
 		"-verify_hostname", w.pki.Options.Platform, "-verify_return_error", "-CAfile", trust, "-cert", cert, "-cert_chain", cert, "-key", key}
 	if j.version == "1.3" {
 		args = append(args, "-tls1_3")
 	} else {
 		args = append(args, "-tls1_2")
+	}
+	if !j.tells {
+		args = append(args, "-quiet")
 	}
 	if j.suites != nil {
 		args = append(args, "-cipher", names(j.suites, func(s suite) string { return s.openssl }, ":"))
@@ -164,13 +177,17 @@ func gnuTLSCall(t *testing.T, w *ward, j job) string {
 	if j.suites != nil {
 		priority = "NONE:+VERS-TLS1.2:+COMP-NULL:+SIGN-ALL:+GROUP-ALL:" + names(j.suites, func(s suite) string { return s.gnutls }, ":")
 	}
-	return piped(t, "gnutls-cli", "--logfile", filepath.Join(t.TempDir(), "log"), "--priority", priority, "--x509cafile", trust, "--x509certfile", cert, "--x509keyfile", key,
-		"--verify-hostname", w.pki.Options.Platform, "--sni-hostname", w.pki.Options.Platform, "--port", j.port, "127.0.0.1")
+	args := []string{"--logfile", filepath.Join(t.TempDir(), "log"), "--priority", priority, "--x509cafile", trust, "--x509certfile", cert, "--x509keyfile", key,
+		"--verify-hostname", w.pki.Options.Platform, "--sni-hostname", w.pki.Options.Platform, "--port", j.port}
+	if j.save != "" {
+		args = append(args, "--save-ocsp-multi", j.save)
+	}
+	return piped(t, "gnutls-cli", append(args, "127.0.0.1")...)
 }
 
-// serving starts a program that takes one connection, and waits for the line
+// start starts a program that takes one connection, and waits for the line
 // that says on which port. It gives all that the program says.
-func serving(t *testing.T, prefix string, name string, args ...string) (addr string, said func() string) {
+func start(t *testing.T, prefix string, name string, args ...string) (addr string, said func() string) {
 	t.Helper()
 	cmd := exec.Command(name, args...)
 	in := must(cmd.StdinPipe())(t)

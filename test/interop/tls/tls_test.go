@@ -12,6 +12,9 @@ package tlsinterop
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -35,7 +38,7 @@ func TestForeignDevicesDeliverWithEverySuite_A3(t *testing.T) {
 	for _, p := range callers {
 		t.Run(p.name, func(t *testing.T) {
 			p.need(t)
-			port, sessions := w.listen(t, false)
+			port, sessions := w.listen(t, serving{})
 			for _, s := range suites {
 				for _, scheme := range schemes {
 					t.Run(s.openssl+" with a device certificate of "+string(scheme), func(t *testing.T) {
@@ -64,7 +67,7 @@ func TestTheOrderOfSuitesIsOurs_A3(t *testing.T) {
 			if !p.wholeSuites {
 				t.Skip("it offers all combinations of what it is told")
 			}
-			port, sessions := w.listen(t, false)
+			port, sessions := w.listen(t, serving{})
 			for i, want := range suites {
 				offer := slices.Clone(suites[i:])
 				slices.Reverse(offer)
@@ -87,7 +90,7 @@ func TestForeignDevicesDeliverInTLS13(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			p.need(t)
 			// wolfSSL takes one response only: see the test below.
-			port, sessions := w.listen(t, p.name == "wolfSSL")
+			port, sessions := w.listen(t, serving{leafOnly13: p.name == "wolfSSL"})
 			for _, scheme := range schemes {
 				t.Run(string(scheme), func(t *testing.T) {
 					device := named(scheme, "device")
@@ -109,7 +112,7 @@ func TestForeignDevicesDeliverInTLS13(t *testing.T) {
 func TestWolfSSLFailsOnMoreThanOneResponseInTLS13(t *testing.T) {
 	w := needWard(t)
 	needWolf(t)
-	port, sessions := w.listen(t, false)
+	port, sessions := w.listen(t, serving{})
 	said := wolfCall(t, w, job{name: "device", version: "1.3", port: port})
 	<-sessions
 	if !strings.HasPrefix(said, "failed handshake") {
@@ -126,7 +129,7 @@ func TestForeignDevicesWithoutAGoodCertificateAreRefused(t *testing.T) {
 		} {
 			t.Run(p.name+" as "+device, func(t *testing.T) {
 				p.need(t)
-				port, sessions := w.listen(t, false)
+				port, sessions := w.listen(t, serving{})
 				said := p.call(t, w, job{name: device, version: "1.2", port: port})
 				got := <-sessions
 				r, refused := errors.AsType[*tlspolicy.RefusalError](got.err)
@@ -153,7 +156,7 @@ func TestForeignDevicesVerifyWhatWeStaple_A10(t *testing.T) {
 	for _, version := range versions {
 		t.Run("JSSE "+version.name, func(t *testing.T) {
 			needJSSE(t)
-			port, sessions := w.listen(t, false)
+			port, sessions := w.listen(t, serving{})
 			before := w.responder.State().Asked["platform"]
 			said := jsseCall(t, w, job{name: "device", version: version.name, port: port})
 			if got := <-sessions; got.err != nil || !strings.HasPrefix(said, "done") {
@@ -165,11 +168,64 @@ func TestForeignDevicesVerifyWhatWeStaple_A10(t *testing.T) {
 		})
 		t.Run("OpenSSL "+version.name, func(t *testing.T) {
 			needOpenSSL(t)
-			port, sessions := w.listen(t, false)
-			said := openSSLCall(t, w, job{name: "device", version: version.name, port: port})
+			port, sessions := w.listen(t, serving{})
+			said := openSSLCall(t, w, job{name: "device", version: version.name, port: port, tells: true})
 			<-sessions
-			if !strings.Contains(said, "done") {
+			if !strings.HasPrefix(said, "done") || !strings.Contains(said, "OCSP Response Status: successful") || !strings.Contains(said, "Cert Status: good") {
 				t.Errorf("it says: %s", said)
+			}
+		})
+		t.Run("GnuTLS "+version.name, func(t *testing.T) {
+			needGnuTLS(t)
+			port, sessions := w.listen(t, serving{})
+			file := filepath.Join(t.TempDir(), "responses.pem")
+			said := gnuTLSCall(t, w, job{name: "device", version: version.name, port: port, save: file})
+			<-sessions
+			want := 1 // TLS 1.2 without RFC 6961 has room for that of the leaf
+			if version.id == tls.VersionTLS13 {
+				want = 2
+			}
+			got := strings.Count(string(must(os.ReadFile(file))(t)), "BEGIN OCSP RESPONSE")
+			if !strings.HasPrefix(said, "done") || got != want {
+				t.Errorf("it saved %d responses, want %d, and says: %s", got, want, said)
+			}
+		})
+	}
+}
+
+// The other way round: a staple that should not pass is refused by them, so
+// what they accept above they have looked at.
+func TestForeignDevicesRefuseWhatIsWrongInOurStaples(t *testing.T) {
+	w := needWard(t)
+	good := responder.Good
+	for _, test := range []struct {
+		peer    int // of callers
+		version string
+		answers []responder.Answer
+		word    string // of what the peer says
+		ours    string // of what our server says
+	}{
+		{gnutls, "1.2", []responder.Answer{responder.Revoked, good}, "revoked", "tls: "},
+		{gnutls, "1.3", []responder.Answer{responder.Revoked, good}, "revoked", ""},
+		{jsse, "1.2", []responder.Answer{responder.Revoked, good}, "revoked", "bad certificate status response"},
+		{jsse, "1.2", []responder.Answer{good, responder.Revoked}, "revoked", "bad certificate status response"},
+		{jsse, "1.3", []responder.Answer{responder.Revoked, good}, "revoked", "bad certificate status response"},
+		{jsse, "1.3", []responder.Answer{good, responder.Revoked}, "revoked", "bad certificate status response"},
+		{jsse, "1.2", []responder.Answer{responder.WrongSigner, good}, "not valid for signing", "unknown certificate"},
+		{jsse, "1.2", []responder.Answer{responder.Stale, good}, "validity interval", ""},
+		{wolfssl, "1.2", []responder.Answer{responder.Revoked, good}, "failed handshake", "bad certificate status response"},
+		{wolfssl, "1.2", []responder.Answer{good, responder.Revoked}, "failed handshake", "bad certificate status response"},
+		{wolfssl, "1.2", []responder.Answer{responder.BadSignature, good}, "failed handshake", "bad certificate status response"},
+		{wolfssl, "1.2", []responder.Answer{responder.None, responder.None}, "failed handshake", ""},
+	} {
+		p := callers[test.peer]
+		t.Run(fmt.Sprintf("%s %s %v", p.name, test.version, test.answers), func(t *testing.T) {
+			p.need(t)
+			port, sessions := w.listen(t, serving{answers: test.answers})
+			said := p.call(t, w, job{name: "device", version: test.version, port: port})
+			got := <-sessions
+			if strings.HasPrefix(said, "done") || !strings.Contains(said, test.word) || got.err == nil || !strings.Contains(got.err.Error(), test.ours) {
+				t.Errorf("our side: %v; the peer says: %s", got.err, said)
 			}
 		})
 	}
@@ -275,7 +331,7 @@ func TestWolfSSLPlatforms_B18(t *testing.T) {
 	program := needWolf(t)
 	serve := func(t *testing.T, scheme pki.Scheme, version string) (string, func() string) {
 		j := job{name: named(scheme, "platform"), trust: string(scheme) + "-cas.pem", version: version}
-		return serving(t, "port ", program, j.wolf(w, "serve")...)
+		return start(t, "port ", program, j.wolf(w, "serve")...)
 	}
 	for _, scheme := range schemes {
 		t.Run("1.2 "+string(scheme)+" staples for every certificate", func(t *testing.T) {
@@ -315,7 +371,7 @@ func TestGnuTLSPlatforms_B18(t *testing.T) {
 			t.Run(test.name+", "+string(scheme), func(t *testing.T) {
 				name := named(scheme, "platform")
 				args := append([]string{"serve", w.file(name + ".pem"), w.file(name + ".key"), w.file(pki.RootsFile), test.version}, test.staples(w.staples(t, name))...)
-				addr, said := serving(t, "port ", program, args...)
+				addr, said := start(t, "port ", program, args...)
 				_, ack, err := w.deliver(t, addr, named(scheme, "device"), test.id)
 				if test.refusal == "" {
 					if err != nil || !ack.Accepted() || ack.ControlID != controlID {
@@ -336,7 +392,7 @@ func TestOpenSSLPlatformsCannotStapleForTheIssuingCA_B18(t *testing.T) {
 		for _, scheme := range schemes {
 			t.Run(version.name+" "+string(scheme), func(t *testing.T) {
 				name := named(scheme, "platform")
-				addr, _ := serving(t, "ACCEPT 127.0.0.1:", "openssl", "s_server", "-accept", "127.0.0.1:0", "-Verify", "2", "-verify_return_error", "-CAfile", w.file(pki.RootsFile),
+				addr, _ := start(t, "ACCEPT 127.0.0.1:", "openssl", "s_server", "-accept", "127.0.0.1:0", "-Verify", "2", "-verify_return_error", "-CAfile", w.file(pki.RootsFile),
 					"-cert", w.file(name+".pem"), "-cert_chain", w.file(string(scheme)+"-issuing.pem"), "-key", w.file(name+".key"), "-status_file", w.staples(t, name)[0])
 				_, _, err := w.deliver(t, addr, named(scheme, "device"), version.id)
 				wantRefusal(t, err, 1, "no response for it")
