@@ -241,6 +241,9 @@ func (c *Client) connect(ctx context.Context) error {
 	}
 	c.opened(conn)
 	c.o.Log.Debug("connected to the platform", "address", c.d.Connect, "tls", c.status.TLS)
+	if tlspolicy.IsCBC(conn.State().CipherSuite) && c.notices.due("cbc") {
+		c.o.Log.Warn("the platform chose a cipher suite of the CBC mode", "tls", c.status.TLS, "next", "have a suite with GCM enabled at the platform, or TLS 1.3")
+	}
 	return nil
 }
 

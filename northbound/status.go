@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/bedside-gateway/gatewayd/tlspolicy"
 )
 
 // The states of a client.
@@ -46,6 +48,7 @@ type Status struct {
 	Stray       uint64 // bytes outside of MLLP blocks
 
 	TLS              string // version and suite of the present or last connection
+	CBC              uint64 // connections with a CBC suite
 	PlatformNotAfter time.Time
 }
 
@@ -104,6 +107,9 @@ func (c *Client) opened(conn *Conn) {
 	c.conn = conn
 	c.status.Handshakes["ok"]++
 	c.status.TLS = tls.VersionName(state.Version) + " " + tls.CipherSuiteName(state.CipherSuite)
+	if tlspolicy.IsCBC(state.CipherSuite) {
+		c.status.CBC++
+	}
 	if len(state.PeerCertificates) > 0 {
 		c.status.PlatformNotAfter = state.PeerCertificates[0].NotAfter
 	}

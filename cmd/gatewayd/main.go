@@ -16,6 +16,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -24,6 +25,7 @@ import (
 	"github.com/bedside-gateway/gatewayd/internal/config"
 	"github.com/bedside-gateway/gatewayd/internal/status"
 	"github.com/bedside-gateway/gatewayd/spool"
+	"github.com/bedside-gateway/gatewayd/tlsoverlay"
 )
 
 // Exit codes, those of sysexits.h where there is one.
@@ -42,6 +44,12 @@ const (
 func main() { os.Exit(start()) }
 
 func start() int {
+	// A gateway that cannot check a platform's staples does not start.
+	mark, err := tlsoverlay.Version()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "gatewayd:", err)
+		return exitRuntime
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
@@ -50,18 +58,21 @@ func start() int {
 		fmt.Fprintln(os.Stderr, "gatewayd:", err)
 		return exitRuntime
 	}
-	a := &app{drivers: known, in: os.Stdin, out: os.Stdout, err: os.Stderr, build: build()}
+	a := &app{drivers: known, in: os.Stdin, out: os.Stdout, err: os.Stderr}
+	a.build, a.made = build()
+	a.build.TLS = mark
 	return a.run(ctx, os.Args[1:])
 }
 
 // version is set by the linker at a release.
 var version = "dev"
 
-func build() status.Build {
-	b := status.Build{Version: version, Go: runtime.Version(), Board: "generic " + runtime.GOARCH, Commit: "unknown"}
+// build says what this program is, and of when its sources are.
+func build() (b status.Build, made time.Time) {
+	b = status.Build{Version: version, Go: runtime.Version(), Board: "generic " + runtime.GOARCH, Commit: "unknown"}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return b
+		return b, made
 	}
 	for _, s := range info.Settings {
 		switch {
@@ -69,9 +80,13 @@ func build() status.Build {
 			b.Commit = s.Value
 		case s.Key == "vcs.modified" && s.Value == "true":
 			defer func() { b.Commit += "+changes" }()
+		case s.Key == "vcs.time":
+			if t, err := time.Parse(time.RFC3339, s.Value); err == nil {
+				made = t
+			}
 		}
 	}
-	return b
+	return b, made
 }
 
 // app is what the commands share.
@@ -81,6 +96,7 @@ type app struct {
 	out     io.Writer
 	err     io.Writer
 	build   status.Build
+	made    time.Time // a clock that shows less is wrong; zero where it is not known
 }
 
 // An exit is an error with its exit code. A nil err prints nothing.

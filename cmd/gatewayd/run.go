@@ -56,7 +56,7 @@ func (a *app) runDaemon(ctx context.Context, path string) error {
 	}
 	level := new(slog.LevelVar)
 	log := logger(a.err, level, os.Getenv("JOURNAL_STREAM") != "")
-	d, err := supervisor.New(c, supervisor.Options{Drivers: a.drivers, Load: load, Log: log, Level: level, Build: a.build, Notify: notify})
+	d, err := supervisor.New(c, supervisor.Options{Drivers: a.drivers, Load: load, Log: log, Level: level, Build: a.build, Floor: a.made, Notify: notify})
 	if wrong, ok := errors.AsType[*supervisor.ConfigError](err); ok {
 		return configured(wrong)
 	}

@@ -29,7 +29,7 @@ func (a *app) sendCommand() *cobra.Command {
 			"The exit code is 0 when all were accepted, 69 when the platform is unreachable, 75 when it asked to try later, 76 when\n" +
 			"our rules refuse the platform, or the platform refuses a message.",
 		RunE: func(c *cobra.Command, args []string) error {
-			to, err := sendTarget(t, certificate, key)
+			to, err := a.sendTarget(t, certificate, key)
 			if err != nil {
 				return err
 			}
@@ -49,7 +49,7 @@ func (a *app) sendCommand() *cobra.Command {
 }
 
 // sendTarget checks the flags and makes a destination of them.
-func sendTarget(t config.Destination, certificate, key string) (to northbound.Destination, err error) {
+func (a *app) sendTarget(t config.Destination, certificate, key string) (to northbound.Destination, err error) {
 	for _, f := range []struct{ name, value string }{{"--platform", t.Address}, {"--cert", certificate}, {"--key", key}, {"--trust", t.Trust}} {
 		if f.value == "" {
 			return to, usage("%s is missing", f.name)
@@ -71,7 +71,7 @@ func sendTarget(t config.Destination, certificate, key string) (to northbound.De
 	if err != nil {
 		return to, configured(fmt.Errorf("--trust: %w", err))
 	}
-	to, err = daemon.Destination(t, trust, tlspolicy.Client{Identity: identity, Now: time.Now})
+	to, err = daemon.Destination(t, trust, tlspolicy.Client{Identity: identity, Now: time.Now, Floor: a.made})
 	return to, configured(err)
 }
 

@@ -3,20 +3,30 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/bedside-gateway/gatewayd/tlspolicy"
 )
 
 func (a *app) versionCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use: "version", Short: "Print version, commit, Go and board", Args: none,
+		Use: "version", Short: "Print version, commit, Go, TLS and board", Args: none,
 		RunE: func(*cobra.Command, []string) error {
 			if asJSON {
 				return coded(json.NewEncoder(a.out).Encode(a.build))
 			}
-			_, err := fmt.Fprintf(a.out, "gatewayd %s\ncommit %s\n%s\nboard %s\n", a.build.Version, a.build.Commit, a.build.Go, a.build.Board)
-			return coded(err)
+			removed, err := tlspolicy.RemovedByFIPS()
+			if err != nil {
+				return coded(err)
+			}
+			fmt.Fprintf(a.out, "gatewayd %s\ncommit %s\n%s\ntls %s, policy %s\nboard %s\n", a.build.Version, a.build.Commit, a.build.Go, a.build.TLS, tlspolicy.CMIIST().Name, a.build.Board)
+			if len(removed) > 0 {
+				fmt.Fprintf(a.out, "FIPS 140-3 mode, without %s\n", strings.Join(removed, ", "))
+			}
+			return nil
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")

@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bedside-gateway/gatewayd/internal/sim/demo"
+	"github.com/bedside-gateway/gatewayd/tlsoverlay"
 )
 
 // Exit codes.
@@ -32,6 +33,10 @@ const (
 func main() { os.Exit(start()) }
 
 func start() int {
+	if err := tlsoverlay.Check(); err != nil {
+		fmt.Fprintln(os.Stderr, "gatewaysim:", err)
+		return exitRuntime
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt, syscall.SIGHUP)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once

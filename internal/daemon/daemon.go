@@ -44,6 +44,8 @@ type Options struct {
 	// Grace is how long the end may take; 0: 10 s.
 	Grace time.Duration
 
+	// Floor is a time that is past for certain: a clock before it is wrong.
+	Floor  time.Time
 	Random io.Reader        // nil: crypto/rand
 	Now    func() time.Time // nil: time.Now
 	// LockTimeout is how long to wait for another process to let the spool go; 0: 2 s.
@@ -199,7 +201,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer stopServing()
 	go func() { served <- d.server.Serve(serve) }()
 	d.begin()
-	d.log.Info("gatewayd runs", "version", d.options.Build.Version, "ports", len(d.ports), "destinations", len(d.destinations))
+	d.removedByFIPS()
+	d.log.Info("gatewayd runs", "version", d.options.Build.Version, "tls", d.options.Build.TLS, "ports", len(d.ports), "destinations", len(d.destinations))
 	d.options.Notify("READY=1")
 	err := d.supervise(ctx, served)
 	d.options.Notify("STOPPING=1\nSTATUS=stopping")

@@ -24,6 +24,7 @@ type destinationUnit struct {
 	client *northbound.Client
 	log    *slog.Logger
 	panics atomic.Uint64
+	judged *verdicts
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -53,12 +54,13 @@ func Destination(t config.Destination, trust []byte, identity tlspolicy.Client) 
 }
 
 func (d *Daemon) newDestination(t config.Destination, trust []byte, i identity) (*destinationUnit, error) {
-	to, err := Destination(t, trust, tlspolicy.Client{Identity: i.certificate, Now: d.options.Now})
+	judged := &verdicts{counts: map[string]uint64{}}
+	to, err := Destination(t, trust, tlspolicy.Client{Identity: i.certificate, Now: d.options.Now, Floor: d.options.Floor, Judged: judged.add})
 	if err != nil {
 		return nil, err
 	}
 	log := d.log.With("destination", t.Name)
-	return &destinationUnit{config: t, trust: trust, log: log, done: make(chan struct{}),
+	return &destinationUnit{config: t, trust: trust, log: log, judged: judged, done: make(chan struct{}),
 		client: northbound.NewClient(to, d.spool.Queue(t.Name), northbound.Options{Log: d.log, Now: d.options.Now, Grace: d.options.Grace / 2})}, nil
 }
 
@@ -93,7 +95,8 @@ func (u *destinationUnit) run(ctx context.Context) (err error) {
 
 func (u *destinationUnit) report(q spool.QueueStats) status.Destination {
 	s := u.client.Status()
-	return status.Destination{Name: u.config.Name, Address: u.config.Address, State: s.State, Since: s.Since, Connected: s.Connected,
+	counts, staples := u.judged.now()
+	return status.Destination{TLS: s.TLS, CBC: s.CBC, Verdicts: counts, Staples: staples, Name: u.config.Name, Address: u.config.Address, State: s.State, Since: s.Since, Connected: s.Connected,
 		LastAck: s.LastAck, Acks: s.Acks, Handshakes: s.Handshakes, Attempts: s.Attempts, Fault: s.Fault, Messages: q.Messages, Bytes: q.Bytes,
 		Oldest: q.Oldest, Quarantined: q.Quarantined, Delivered: q.Accepted, Durations: status.Durations(s.RoundTrips)}
 }

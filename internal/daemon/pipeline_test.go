@@ -146,11 +146,14 @@ func (w *ward) messages() (stored, delivered uint64) {
 }
 
 // TestB12_FromTheMonitorsToThePlatformAndBack: what the ports made is what the
-// platform has, each message once, whatever happened on the way (G1, B12, B13, B16).
+// platform has, each message once, whatever happened on the way (G1, B12, B13, B16, B18).
 func TestB12_FromTheMonitorsToThePlatform(t *testing.T) {
 	w := newWard(t)
 	w.start()
 	w.more(20)
+	if d := w.daemon.Report().Destinations[0]; d.TLS == "" || d.Verdicts["good"] < 2 || len(d.Verdicts) != 1 || len(d.Staples) != 2 || !d.Staples[1].After(time.Now()) {
+		t.Errorf("of the session it says %q, %v, staples until %v", d.TLS, d.Verdicts, d.Staples) // B18
+	}
 	var seen strings.Builder // everything that must not name a patient
 	look := func() {
 		for _, path := range []string{"/status", "/metrics", "/readyz", "/livez", "/spool"} {

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,7 +20,7 @@ func describeMetric(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	descBuild        = describeMetric("build_info", "Which program this is; always 1.", "version", "commit", "go", "board")
+	descBuild        = describeMetric("build_info", "Which program this is; always 1.", "version", "commit", "go", "board", "tls")
 	descStart        = describeMetric("start_timestamp_seconds", "When the daemon started.")
 	descVerdict      = describeMetric("verdict", "How the gateway is: 0 ok, 1 degraded, 2 down.")
 	descCondition    = describeMetric("condition", "A named condition that needs attention; present while it holds.", "name", "subject")
@@ -47,6 +48,9 @@ var (
 	descSpoolRefused = describeMetric("spool_write_failures_total", "Writes to the spool that failed and were tried again.")
 	descAcks         = describeMetric("acks_total", "Acknowledgements received.", "destination", "code")
 	descHandshakes   = describeMetric("tls_handshakes_total", "Attempts to connect, by result.", "destination", "result")
+	descCBC          = describeMetric("tls_cbc_sessions_total", "Sessions with a CBC suite, which the platform chose.", "destination")
+	descVerdicts     = describeMetric("revocation_verdicts_total", "Verdicts on certificates of platforms, by their stapled responses.", "destination", "verdict")
+	descStaple       = describeMetric("staple_next_update_timestamp_seconds", "Until when the response that the platform stapled last holds.", "destination", "position")
 	descDelivered    = describeMetric("delivered_messages_total", "Messages that the platform acknowledged.", "destination")
 	descConnected    = describeMetric("destination_connected", "Whether a connection to the platform is open.", "destination")
 	descSend         = describeMetric("send_duration_seconds", "From the first byte of a message sent to its acknowledgement.", "destination")
@@ -56,7 +60,7 @@ var (
 var descriptions = []*prometheus.Desc{descBuild, descStart, descVerdict, descCondition, descPortState, descPortBytes, descPortOpened,
 	descPortPanics, descFrames, descObservations, descSimulated, descUnmapped, descLast, descMessages, descPending, descFindings,
 	descShapes, descReloads, descSpoolMsgs, descSpoolQuar, descSpoolBytes, descSpoolMax, descSpoolOldest, descSpoolCap,
-	descSpoolDropped, descSpoolRefused, descAcks, descHandshakes, descDelivered, descConnected, descSend, descNotAfter}
+	descSpoolDropped, descSpoolRefused, descAcks, descHandshakes, descCBC, descVerdicts, descStaple, descDelivered, descConnected, descSend, descNotAfter}
 
 // Describe names all metrics.
 func (c collector) Describe(out chan<- *prometheus.Desc) {
@@ -69,7 +73,7 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 func (c collector) Collect(out chan<- prometheus.Metric) {
 	r := c.source.Report()
 	m := metrics{out: out}
-	m.gauge(descBuild, 1, r.Build.Version, r.Build.Commit, r.Build.Go, r.Build.Board)
+	m.gauge(descBuild, 1, r.Build.Version, r.Build.Commit, r.Build.Go, r.Build.Board, r.Build.TLS)
 	m.time(descStart, r.Started)
 	m.gauge(descVerdict, float64(r.Verdict))
 	for _, c := range r.Conditions {
@@ -133,6 +137,11 @@ func (m metrics) destination(d *Destination) {
 	m.gauge(descSpoolQuar, float64(d.Quarantined), d.Name)
 	m.counters(descAcks, d.Acks, d.Name)
 	m.counters(descHandshakes, d.Handshakes, d.Name)
+	m.counter(descCBC, d.CBC, d.Name)
+	m.counters(descVerdicts, d.Verdicts, d.Name)
+	for position, until := range d.Staples {
+		m.time(descStaple, until, d.Name, strconv.Itoa(position))
+	}
 	m.counter(descDelivered, d.Delivered, d.Name)
 	m.gauge(descConnected, number(d.Connected), d.Name)
 	if len(d.Durations.Counts) == len(d.Durations.Bounds)+1 {

@@ -77,6 +77,7 @@ type Build struct {
 	Commit  string `json:"commit"`
 	Go      string `json:"go"`
 	Board   string `json:"board"`
+	TLS     string `json:"tls"` // mark of the overlay of crypto/tls
 }
 
 // A Port is the state of one port.
@@ -109,9 +110,13 @@ type Destination struct {
 	Since       time.Time         `json:"since,omitzero"`
 	Connected   bool              `json:"connected"`
 	LastAck     time.Time         `json:"last_ack,omitzero"`
-	Acks        map[string]uint64 `json:"acks"`       // by code
-	Handshakes  map[string]uint64 `json:"handshakes"` // by result: ok, refused, unreachable
-	Attempts    uint64            `json:"attempts"`   // since the last success
+	Acks        map[string]uint64 `json:"acks"`          // by code
+	Handshakes  map[string]uint64 `json:"handshakes"`    // by result: ok, refused, unreachable
+	TLS         string            `json:"tls,omitempty"` // version and suite of the present or last session
+	CBC         uint64            `json:"cbc_sessions"`  // sessions with a CBC suite
+	Verdicts    map[string]uint64 `json:"revocation_verdicts"`
+	Staples     []time.Time       `json:"staple_next_update,omitempty"` // of the last handshake, by position in the platform's chain
+	Attempts    uint64            `json:"attempts"`                     // since the last success
 	Fault       string            `json:"fault,omitempty"`
 	Messages    int               `json:"messages"`
 	Bytes       int64             `json:"bytes"`

@@ -26,7 +26,7 @@ var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 func sample() Report {
 	r := Report{
 		Gateway: "GW_DEMO", Now: now, Started: now.Add(-75 * time.Hour), Ready: true,
-		Build:       Build{"1.2.3", "abcdef0", "go1.26", "virt"},
+		Build:       Build{"1.2.3", "abcdef0", "go1.26", "virt", "go1.26+ext.0123456789abcdef"},
 		Certificate: now.Add(24 * time.Hour),
 		Conditions: []Condition{
 			{Name: "port-silent", Subject: "bed-1", Since: now.Add(-90 * time.Second), Verdict: Degraded,
@@ -38,6 +38,8 @@ func sample() Report {
 			Reports: 50, Observations: 2000, Simulated: 7, Unmapped: 1, Opened: 2, Panics: 1, Pending: 3, Messages: 40}},
 		Destinations: []Destination{{Name: "platform", Address: "platform.test:2575", State: "connected", Since: now.Add(-time.Hour), Connected: true,
 			LastAck: now.Add(-time.Second), Acks: map[string]uint64{"CA": 30, "CE": 1}, Handshakes: map[string]uint64{"ok": 1},
+			TLS: "TLS 1.2 TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", CBC: 3, Verdicts: map[string]uint64{"good": 2, "stale": 1},
+			Staples:  []time.Time{now.Add(12 * time.Hour), now.Add(7 * time.Hour)},
 			Messages: 9, Bytes: 9000, Oldest: now.Add(-30 * time.Second), Quarantined: 1, Delivered: 30,
 			Durations: Durations{[]float64{0.01, 0.1}, []uint64{20, 9, 1}, 1.5}}},
 		Spool: Spool{Messages: 9, Bytes: 9000, MaxBytes: 64 << 20, Oldest: now.Add(-30 * time.Second), Capacity: 7.5 * 3600,

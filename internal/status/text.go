@@ -103,6 +103,25 @@ func (r *Report) writeDestinations(b *strings.Builder) {
 			ago(r.Now, d.LastAck), d.Delivered, d.Messages, d.Quarantined)
 	}
 	t.Flush()
+	for _, d := range r.Destinations {
+		if d.TLS != "" {
+			fmt.Fprintf(b, "%s: %s%s\n", d.Name, d.TLS, d.staples(r.Now))
+		}
+	}
+}
+
+// staples says how long the platform's responses hold: the one that ends first.
+func (d *Destination) staples(now time.Time) string {
+	var first time.Time
+	for _, until := range d.Staples {
+		if !until.IsZero() && (first.IsZero() || until.Before(first)) {
+			first = until
+		}
+	}
+	if first.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf(", its %d staples hold for %s", len(d.Staples), short(first.Sub(now)))
 }
 
 func (r *Report) writeSpool(b *strings.Builder) {
