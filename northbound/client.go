@@ -285,6 +285,7 @@ func (c *Client) unanswered(ctx context.Context, e spool.Entry, err error) error
 	// yet: platforms close those that they have no use for. Another is tried
 	// at once; if it is no better, with a pause.
 	stale := c.conn.wasUsed() && (isLost(err) || errors.Is(err, ErrNotSent))
+	suspicious := c.conn.mayBeRefused(err)
 	c.hangUp()
 	if !errors.Is(err, ErrNotSent) {
 		c.mu.Lock()
@@ -295,12 +296,27 @@ func (c *Client) unanswered(ctx context.Context, e spool.Entry, err error) error
 		return err
 	}
 	if !stale {
-		if err == ErrNotSent {
-			err = &UnreachableError{Address: c.d.Connect, Err: err, Reason: "it closes the connection as soon as that is open", Next: "see the platform's log: it may not take this gateway's certificate"}
-		}
-		c.failed(ctx, err)
+		c.failed(ctx, c.explain(ctx, err, suspicious))
 	}
 	return nil
+}
+
+// explain finds out more about an exchange that failed. The first failure is
+// taken as it is: a platform that was only just restarted earns no suspicion.
+// Without an alert it is not a refusal yet: a platform may hang up for many reasons.
+func (c *Client) explain(ctx context.Context, err error, suspicious bool) error {
+	hangsUp := err == ErrNotSent
+	if suspicious && c.attempts > 0 {
+		refused, _ := c.d.why(ctx, c.o.Dial).(*RefusedError)
+		if refused != nil && refused.Alert != 0 {
+			return refused
+		}
+		hangsUp = hangsUp || refused != nil
+	}
+	if hangsUp {
+		return &UnreachableError{Address: c.d.Connect, Err: err, Reason: "it closes the connection as soon as that is open", Next: "see the platform's log: it may not take this gateway's certificate"}
+	}
+	return err
 }
 
 func unsendable(err error) bool {

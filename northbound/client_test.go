@@ -1,15 +1,19 @@
 package northbound
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -472,6 +476,64 @@ func TestPlatformThatHangsUpAtOnceIsTriedWithBackoff(t *testing.T) {
 		}
 		if got := r.state(); !strings.HasPrefix(got, "M1 queued") {
 			t.Errorf("the spool has %s", got)
+		}
+	})
+}
+
+// A deaf connection is one that the kernel resets once the message is sent:
+// what the platform has sent by then is lost, its alert among it.
+type deaf struct {
+	net.Conn
+	sent atomic.Bool
+}
+
+func (d *deaf) Write(b []byte) (int, error) {
+	if len(b) > 4<<10 { // more than any part of the handshake
+		d.sent.Store(true)
+		return len(b), nil
+	}
+	return d.Conn.Write(b)
+}
+
+func (d *deaf) Read(b []byte) (int, error) {
+	n, err := d.Conn.Read(b)
+	time.Sleep(100 * time.Millisecond)
+	if d.sent.Load() {
+		return 0, &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
+	}
+	return n, err
+}
+
+// In TLS 1.3 a platform refuses our certificate after our handshake, and its
+// alert is lost where our message is in its way. From the second attempt on the
+// status has it all the same.
+func TestRefusalThatIsLostOnTheWayIsFoundOut(t *testing.T) {
+	change := func(d *Destination, o *Options) {
+		d.TLS = policy(t, "device-foreign")
+		dial := o.Dial
+		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			return &deaf{Conn: conn}, err
+		}
+	}
+	inBubble(t, takeAll, change, func(t *testing.T, r *rig) {
+		long := append(message("M1"), bytes.Repeat([]byte("NTE|1||"+secret+"\r"), 500)...)
+		if _, err := r.spool.Enqueue(t.Context(), spool.Entry{Queue: "platform", ControlID: "M1", Payload: long}); err != nil {
+			t.Fatal(err)
+		}
+		r.start()
+		time.Sleep(800 * time.Millisecond)
+		synctest.Wait()
+		if s := r.client.Status(); s.State != Unreachable || !strings.Contains(s.Fault, "reset the connection") || s.Attempts != 1 {
+			t.Errorf("after the first attempt: %+v", s)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if s := r.client.Status(); s.State != Refused || !strings.Contains(s.Fault, "TLS alert 48") {
+			t.Errorf("later: %+v", s)
+		}
+		if n := r.f.received(); len(n) != 0 {
+			t.Errorf("the platform got %v", n)
 		}
 	})
 }

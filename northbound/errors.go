@@ -28,10 +28,10 @@ func (e *UnreachableError) Error() string {
 }
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
-// A RefusedError is the platform's refusal to talk to us, by a TLS alert. Our
-// own refusals are *tlspolicy.RefusalError.
+// A RefusedError is the platform's refusal to talk to us, by a TLS alert or by
+// hanging up each time. Our own refusals are *tlspolicy.RefusalError.
 type RefusedError struct {
-	Alert        tls.AlertError
+	Alert        tls.AlertError // 0 where it hung up without one
 	Reason, Next string
 	Err          error
 }

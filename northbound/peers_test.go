@@ -177,6 +177,37 @@ func TestOpenSSLAsThePlatformsTLS(t *testing.T) {
 	}
 }
 
+// OpenSSL's refusal of our certificate comes after our handshake, and its reset
+// overtakes the alert: Send gets at it all the same, and does not try the rest.
+func TestOpenSSLsRefusalIsHeardInTLS13(t *testing.T) {
+	if _, err := exec.LookPath("openssl"); err != nil {
+		t.Skip("openssl is not installed")
+	}
+	d, chain, key, _, staple := outside(t, "ecc-issuing")
+	_, _, _, foreign, _ := outside(t, "ecc-root")
+	_, out := start(t, "openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", chain, "-cert_chain", chain, "-key", key,
+		"-CAfile", foreign, "-Verify", "4", "-verify_return_error", "-status_file", staple, "-tls1_3")
+	for d.Connect == "" {
+		line, err := out.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		if address, ok := strings.CutPrefix(line, "ACCEPT "); ok {
+			d.Connect = strings.TrimSpace(address)
+		}
+	}
+	go io.Copy(io.Discard, out)
+	var reported []error
+	err := Send(t.Context(), d, [][]byte{message("M1"), message("M2"), message("M3")}, func(_ int, r Result) { reported = append(reported, r.Err) })
+	var refused *RefusedError
+	if !errors.As(err, &refused) || refused.Alert < alertBadCertificate || refused.Alert > alertUnknownCA {
+		t.Errorf("Send ended with %v", err)
+	}
+	if len(reported) != 1 || !errors.As(reported[0], &refused) {
+		t.Errorf("it reported %v", reported)
+	}
+}
+
 // The whole way in real time: spool, TCP, TLS, a platform that fails at times.
 func TestClientOverTCPLosesAndReordersNothing(t *testing.T) {
 	const messages = 200

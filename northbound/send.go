@@ -2,6 +2,7 @@ package northbound
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/pcd"
@@ -16,8 +17,9 @@ type Result struct {
 
 // Send sends messages once each, over one connection as long as it lasts, and
 // reports what became of each as soon as that is known. It stops at a message
-// for which no connection can be had, and returns why: *UnreachableError,
-// *RefusedError or *tlspolicy.RefusalError. Nothing is sent twice.
+// for which no connection can be had, or at which the platform turns out not to
+// take us, and returns why: *UnreachableError, *RefusedError or
+// *tlspolicy.RefusalError. Nothing is sent twice.
 func Send(ctx context.Context, d Destination, messages [][]byte, report func(i int, r Result)) error {
 	d, err := d.complete()
 	if err != nil {
@@ -39,7 +41,16 @@ func Send(ctx context.Context, d Destination, messages [][]byte, report func(i i
 				return err
 			}
 		}
-		report(i, conn.send(ctx, m))
+		r := conn.send(ctx, m)
+		if r.Err != nil && conn.mayBeRefused(r.Err) {
+			if why := d.why(ctx, dialTCP()); why != nil {
+				r.Err = why
+			}
+		}
+		report(i, r)
+		if refused, ok := errors.AsType[*RefusedError](r.Err); ok {
+			return refused
+		}
 	}
 	return nil
 }
