@@ -236,15 +236,25 @@ func (w *ward) listen(t *testing.T, o serving) (port string, sessions <-chan ses
 // serverConfig is the policy of Interface A with both identities.
 func (w *ward) serverConfig(t *testing.T, o serving) *tls.Config {
 	t.Helper()
-	server := tlspolicy.Server{Roots: w.pki.Roots(), LeafOnly13: o.leafOnly13, Judge: w.fetcher.Judge,
+	server := tlspolicy.Server{Identities: w.identities(t), Roots: w.pki.Roots(), LeafOnly13: o.leafOnly13, Judge: w.fetcher.Judge,
 		Authorised: func(name string) bool { return name == w.pki.Options.Device.String() }}
 	var staples []func() [][]byte
-	for _, name := range []string{"platform", "rsa-platform"} {
-		server.Identities = append(server.Identities, must(w.pki.Identity(name))(t))
+	for _, name := range platforms {
 		staples = append(staples, w.keep(t, must(w.pki.Chain(name))(t), o.answers))
 	}
 	server.Staples = func(i int) [][]byte { return staples[i]() }
 	return must(server.Config())(t)
+}
+
+// platforms are the two identities of our server (A5).
+var platforms = [...]string{"platform", "rsa-platform"}
+
+func (w *ward) identities(t *testing.T) (both []tls.Certificate) {
+	t.Helper()
+	for _, name := range platforms {
+		both = append(both, must(w.pki.Identity(name))(t))
+	}
+	return both
 }
 
 func (w *ward) keep(t *testing.T, chain []*x509.Certificate, answers []responder.Answer) func() [][]byte {

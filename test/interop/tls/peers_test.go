@@ -141,7 +141,7 @@ func needOpenSSL(t *testing.T) {
 func openSSLCall(t *testing.T, w *ward, j job) string {
 	t.Helper()
 	cert, key, trust := j.files(w)
-	args := []string{"s_client", "-status", "-ign_eof", "-connect", "127.0.0.1:" + j.port, "-servername", w.pki.Options.Platform,
+	args := []string{"s_client", "-status", "-connect", "127.0.0.1:" + j.port, "-servername", w.pki.Options.Platform,
 		"-verify_hostname", w.pki.Options.Platform, "-verify_return_error", "-CAfile", trust, "-cert", cert, "-cert_chain", cert, "-key", key}
 	if j.version == "1.3" {
 		args = append(args, "-tls1_3")
@@ -149,7 +149,7 @@ func openSSLCall(t *testing.T, w *ward, j job) string {
 		args = append(args, "-tls1_2")
 	}
 	if !j.tells {
-		args = append(args, "-quiet")
+		args = append(args, "-quiet", "-no_ign_eof")
 	}
 	if j.suites != nil {
 		args = append(args, "-cipher", names(j.suites, func(s suite) string { return s.openssl }, ":"))
