@@ -1,13 +1,18 @@
 package pki_test
 
 import (
+	"bytes"
+	"crypto"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -299,5 +304,114 @@ func BenchmarkNew(b *testing.B) {
 		if _, err := pki.New(pki.Options{}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestWhatIsReadIsWhatWasWritten(t *testing.T) {
+	p := build(t, pki.Options{Platform: "hl7.ward.test", Device: 0x00095CFFFE000001})
+	dir := filepath.Join(t.TempDir(), "pki")
+	if err := p.Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	got, err := pki.Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Options.Platform != p.Options.Platform || got.Options.Device != p.Options.Device || len(got.Entries) != len(p.Entries) {
+		t.Errorf("options %+v with %d entries", got.Options, len(got.Entries))
+	}
+	for i, want := range p.Entries {
+		e := got.Entries[i]
+		public, ok := e.Key.Public().(interface{ Equal(crypto.PublicKey) bool })
+		if e.Name != want.Name || !e.Certificate.Equal(want.Certificate) || !ok || !public.Equal(want.Key.Public()) || !bytes.Equal(e.CRL, want.CRL) {
+			t.Errorf("%s is not what was written", want.Name)
+		}
+		if e.IssuedBy().Name != want.IssuedBy().Name {
+			t.Errorf("%s was issued by %s, not by %s", e.Name, e.IssuedBy().Name, want.IssuedBy().Name)
+		}
+	}
+	chain, err := got.Chain("device")
+	if err != nil || len(chain) != 3 || chain[2].Subject.String() != chain[2].Issuer.String() {
+		t.Errorf("the chain of device has %d certificates, %v", len(chain), err)
+	}
+	if !got.Roots().Equal(p.Roots()) {
+		t.Error("the roots differ")
+	}
+}
+
+func TestADirectoryThatIsDamagedIsRefusedByTheNameOfTheFile(t *testing.T) {
+	p := build(t, pki.Options{})
+	swapped := filepath.Join(t.TempDir(), "pki")
+	if err := p.Write(swapped); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(swapped, "platform.key"), filepath.Join(swapped, "device.key")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pki.Read(swapped); err == nil || !strings.Contains(err.Error(), "platform.key") && !strings.Contains(err.Error(), "device.key is not the key of device.pem") {
+		t.Errorf("another's key gives %v", err)
+	}
+	if _, err := pki.Read(t.TempDir()); err == nil || !strings.Contains(err.Error(), "gatewaysim pki --dir") {
+		t.Errorf("an empty directory gives %v", err)
+	}
+	for file, damage := range map[string]struct{ from, to, word string }{
+		"device.pem":    {"BEGIN", "BEGUN", "device.pem begins with the certificate"},
+		"platform.key":  {"PRIVATE KEY-----\n", "PRIVATE KEY-----\nAAAA", "platform.key"},
+		"ecc-root.crl":  {"BEGIN", "BEGUN", "ecc-root.crl is not in PEM form"},
+		pki.IndexFile:   {`"device.pem"`, `"../device.pem"`, "no file of"},
+		"responder.pem": {"CERTIFICATE-----\n", "CERTIFICATE-----\nAAAA", "responder.pem"},
+	} {
+		dir := filepath.Join(t.TempDir(), "pki")
+		if err := p.Write(dir); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := strings.Replace(string(text), damage.from, damage.to, 1)
+		if changed == string(text) {
+			t.Fatalf("%s has no %q to damage", file, damage.from)
+		}
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(changed), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := pki.Read(dir); err == nil || !strings.Contains(err.Error(), damage.word) {
+			t.Errorf("%s: %v, want %q", file, err, damage.word)
+		}
+	}
+}
+
+func TestRespondersHaveTheFaultsThatTheirNamesSay(t *testing.T) {
+	p := build(t, pki.Options{})
+	noCheck := asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 1, 5}
+	seen := 0
+	for _, e := range p.Entries {
+		if e.Role != pki.Responder {
+			continue
+		}
+		seen++
+		c := e.Certificate
+		if err := c.CheckSignatureFrom(e.IssuedBy().Certificate); err != nil {
+			t.Errorf("%s: %v", e.Name, err)
+		}
+		unchecked := !slices.ContainsFunc(c.Extensions, func(x pkix.Extension) bool { return x.Id.Equal(noCheck) })
+		var faults []string
+		if !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageOCSPSigning) {
+			faults = append(faults, "-no-eku")
+		}
+		if p.Options.Now.After(c.NotAfter) {
+			faults = append(faults, "-expired")
+		}
+		if unchecked {
+			faults = append(faults, "-unchecked")
+		}
+		want := strings.TrimPrefix(strings.TrimPrefix(e.Name, "root-"), "responder")
+		if got := strings.Join(faults, ""); got != want {
+			t.Errorf("%s has the faults %q", e.Name, got)
+		}
+	}
+	if seen != 8 {
+		t.Errorf("%d responders were made, want 4 of each CA", seen)
 	}
 }

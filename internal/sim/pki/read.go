@@ -49,6 +49,9 @@ func (e *Entry) read(dir string) (err error) {
 	if e.Certificate, err = x509.ParseCertificate(der); err != nil {
 		return fmt.Errorf("%s: %w", e.File, err)
 	}
+	if got := e.Certificate.SerialNumber.Text(16); got != e.Serial {
+		return fmt.Errorf("%s begins with the certificate of serial number %s, the index says %s", e.File, got, e.Serial)
+	}
 	if der, err = readPEM(dir, e.KeyFile); err != nil {
 		return err
 	}
@@ -59,6 +62,9 @@ func (e *Entry) read(dir string) (err error) {
 	var signs bool
 	if e.Key, signs = key.(crypto.Signer); !signs {
 		return fmt.Errorf("%s holds a key that cannot sign", e.KeyFile)
+	}
+	if public, ok := e.Key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(e.Certificate.PublicKey) {
+		return fmt.Errorf("%s is not the key of %s", e.KeyFile, e.File)
 	}
 	if e.isCA() {
 		e.CRL, err = readPEM(dir, e.CRLFile)
