@@ -305,23 +305,3 @@ func TestIssuersAndURLsAreBounded(t *testing.T) {
 		t.Errorf("%d issuers", len(f.authorities))
 	}
 }
-
-// FuzzCRL: whatever a server sends, only what CheckCRL passes is kept.
-func FuzzCRL(f *testing.F) {
-	w := newWard(f, nil)
-	c := w.chain(f, "device")
-	f.Add(responderCRL(f, w, "ecc-issuing"))
-	f.Add(responderCRL(f, w, "ecc-root"))
-	f.Add(w.crlOf(f, 1, epoch, epoch.Add(time.Hour), pointTo(f, "http://crl.test/"), big.NewInt(7)))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		fetcher := New(Options{Now: w.now, Client: &http.Client{Transport: fixed{200, "application/pkix-crl", body}}})
-		defer fetcher.Close()
-		lists := fetcher.CRLs(t.Context(), c[:2])
-		crl, err := x509.ParseRevocationList(body)
-		good := err == nil && revocation.CheckCRL(crl, c[1], w.now(), revocation.Rules{}) == nil
-		if good != (len(lists) == 1) {
-			t.Errorf("good %v, and yet %d lists", good, len(lists))
-		}
-		_ = fetcher.AddCRL(body, c[1]) // it must not panic
-	})
-}

@@ -19,11 +19,12 @@ type store struct {
 	mu    sync.Mutex
 	root  *os.Root // a link in the directory leads nowhere else
 	files int
+	most  int
 }
 
 const unfinished = ".new"
 
-func openStore(dir string) (*store, error) {
+func openStore(dir string, most int) (*store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -31,7 +32,7 @@ func openStore(dir string) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &store{root: root}
+	s := &store{root: root, most: most}
 	if err := s.prune(); err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
@@ -63,7 +64,7 @@ func (s *store) prune() error {
 		}
 	}
 	slices.SortFunc(files, func(a, b file) int { return cmp.Compare(a.age, b.age) })
-	for len(files) > maxFiles {
+	for len(files) > s.most {
 		if err := s.root.Remove(files[0].name); err != nil {
 			return err
 		}
@@ -99,7 +100,7 @@ func (s *store) names(prefix string) []string {
 func (s *store) write(name string, b []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.files >= maxFiles {
+	if s.files > s.most {
 		if err := s.prune(); err != nil {
 			return err
 		}

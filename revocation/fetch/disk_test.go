@@ -134,23 +134,30 @@ func TestAStaleFileIsNoDamage(t *testing.T) {
 func TestTheDirectoryIsBoundedAndTidiedUp(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "x"+unfinished), nil, 0o600))
-	for i := range maxFiles + 10 {
+	const most = 20
+	for i := range most + 10 {
 		must(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%05d", i)), nil, 0o600))
 	}
-	must(t, os.Chtimes(filepath.Join(dir, "00700"), epoch, epoch))
-	s, err := openStore(dir)
+	must(t, os.Chtimes(filepath.Join(dir, "00007"), epoch, epoch))
+	s, err := openStore(dir, most)
 	must(t, err)
 	defer s.close()
-	if s.files != maxFiles {
+	if s.files != most {
 		t.Errorf("%d files", s.files)
 	}
-	for _, name := range []string{"00700", "x" + unfinished} {
+	for _, name := range []string{"00007", "x" + unfinished} {
 		if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	must(t, s.write("more", []byte{1}))
 	must(t, s.write("more", []byte{2}))
+	for i := range 5 {
+		must(t, s.write(fmt.Sprint("new", i), []byte{1}))
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) > most+1 {
+		t.Errorf("%d files, %v", len(files), err)
+	}
 	if b, err := s.read("more", 10); err != nil || b[0] != 2 {
 		t.Errorf("%v, %v", b, err)
 	}

@@ -106,7 +106,7 @@ func New(o Options) *Fetcher {
 	if o.Dir == "" {
 		return f
 	}
-	disk, err := openStore(o.Dir)
+	disk, err := openStore(o.Dir, maxFiles)
 	if err != nil {
 		o.Log.Error("revocation cache: not kept on disk", "dir", o.Dir, "error", err, "next", "make the directory writable for the gateway")
 		return f

@@ -3,8 +3,8 @@ package fetch
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
-	"io"
 	"math/big"
 	"net/http"
 	"strings"
@@ -12,8 +12,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"crypto/x509"
 
 	"github.com/bedside-gateway/gatewayd/internal/sim/responder"
 	"github.com/bedside-gateway/gatewayd/revocation"
@@ -323,36 +321,4 @@ func TestMemoryIsBounded(t *testing.T) {
 	if len(f.answers) != maxAnswers || f.answers[oldest] != nil || f.answers[keyOf(nil)] == nil {
 		t.Errorf("%d answers", len(f.answers))
 	}
-}
-
-// FuzzResponse: whatever a server sends, nothing passes that Judge refuses,
-// and nothing that was refused is remembered.
-func FuzzResponse(f *testing.F) {
-	w := newWard(f, nil)
-	c := w.chain(f, "device")
-	for _, a := range responder.OCSPAnswers() {
-		f.Add(200, "application/ocsp-response", responder.Staples(w.PKI, c, []responder.Answer{a})[0])
-	}
-	f.Add(200, "text/html", []byte("<html>"))
-	f.Add(302, "", []byte{})
-	f.Fuzz(func(t *testing.T, status int, kind string, body []byte) {
-		fetcher := New(Options{Now: w.now, Client: &http.Client{Transport: fixed{status, kind, body}}})
-		defer fetcher.Close()
-		der, err := fetcher.OCSP(context.Background(), c[0], c[1])
-		v := revocation.Judge(c[:2], revocation.Stapled([][]byte{der}), w.now(), revocation.Rules{})[0]
-		if (err == nil) != settled(v) || len(embedded(body)) > len(body) {
-			t.Errorf("%v, and yet %v", err, v)
-		}
-	})
-}
-
-type fixed struct {
-	status int
-	kind   string
-	body   []byte
-}
-
-func (a fixed) RoundTrip(r *http.Request) (*http.Response, error) {
-	return &http.Response{StatusCode: a.status, Header: http.Header{"Content-Type": {a.kind}, "Location": {string(a.body)}},
-		ContentLength: -1, Body: io.NopCloser(bytes.NewReader(a.body)), Request: r}, nil
 }
