@@ -362,6 +362,7 @@ func TestMessagesAreLimitedInSizeAndTime(t *testing.T) {
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("%s: %v", name, err)
 		}
+		_ = c.Close() // or the server waits a second for us to hear it
 		w.until("end", func(s Status) bool { return s.Connections == 0 })
 		if !strings.Contains(w.log.String(), name) {
 			t.Errorf("%q is not in %s", name, w.log)
