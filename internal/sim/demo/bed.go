@@ -173,7 +173,7 @@ func recorded(dir string, o Options) ([]*bed, error) {
 	}
 	for i, b := range beds {
 		b.device = filepath.Join(dir, b.name)
-		if b.replay, err = sim.NewReplay(sim.ReplayOptions{Records: records, Loop: true, OnNumeric: b.note}); err == nil {
+		if b.replay, err = replay(records, o.Duration, b.note); err == nil {
 			b.pty, err = sim.OpenPTY(b.device)
 		}
 		if err != nil {
@@ -184,6 +184,26 @@ func recorded(dir string, o Options) ([]*bed, error) {
 		}
 	}
 	return beds, nil
+}
+
+// mostSpeed is how fast a recording is played at most: faster, and its results
+// would come closer together than a monitor can send them.
+const mostSpeed = 8
+
+// mostSilence is what is left of longer silences in a recording.
+const mostSilence = time.Second
+
+// replay plays a recording again and again, as it was recorded or, where it is
+// long, fast enough for all of it to be seen in two thirds of the time.
+func replay(records []port.Record, in time.Duration, note func(sim.Numeric)) (*sim.Replay, error) {
+	o := sim.ReplayOptions{Records: records, MaxGap: mostSilence, Loop: true, OnNumeric: note}
+	r, err := sim.NewReplay(o)
+	if err != nil {
+		return nil, err
+	}
+	length, _ := r.Length()
+	o.Speed = min(max(1, float64(length)/float64(in*2/3)), mostSpeed)
+	return sim.NewReplay(o)
 }
 
 // maxCapture bounds what is read into memory, in bytes.

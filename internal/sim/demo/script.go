@@ -22,9 +22,9 @@ func (d *demo) play(ctx context.Context) error {
 	if err := d.await(ctx, "values of every monitor at the platform", 30*time.Second, d.allHeard); err != nil {
 		return err
 	}
-	steps := []step{
-		{0.30, d.cable},
-		{0.55, d.death},
+	steps := []step{{0.55, d.death}}
+	if d.o.Capture == "" { // a recording would begin anew
+		steps = slices.Insert(steps, 0, step{0.30, d.cable})
 	}
 	if d.o.PowerCut {
 		steps = append(steps, step{0.75, d.powerCut})
@@ -107,7 +107,7 @@ func (d *demo) death(ctx context.Context) error {
 	}
 	stored := d.platform.Counts().Stored
 	d.platform.SetAnswer(answers...)
-	if err := d.await(ctx, "a message without an acknowledgement", 10*time.Second, func() bool { return d.platform.Counts().Stored > stored }); err != nil {
+	if err := d.await(ctx, "a message without an acknowledgement", 30*time.Second, func() bool { return d.platform.Counts().Stored > stored }); err != nil {
 		return err
 	}
 	d.platform.Kill()
@@ -250,7 +250,7 @@ func (a *account) line(name string, sent int, recorded bool) string {
 	}
 	text += ", each as it was sent"
 	if recorded {
-		return text
+		return text + " (the others repeated a standing one or were replaced within a second)"
 	}
 	text += fmt.Sprintf(" (%d repeated a standing one, %d were replaced within a second, %d went out while nobody listened); %d cuff measurements, each once",
 		a.standing, a.replaced, a.unheard, a.cuffs)

@@ -81,10 +81,7 @@ func (d *demo) page(now time.Time) []string {
 	}
 	lines = append(lines, rule, d.gatewayLine(), d.platformLine(), rule)
 	room := screenHeight - 1 - len(lines)
-	for _, e := range d.events[max(0, len(d.events)-room):] {
-		lines = append(lines, e)
-	}
-	return lines
+	return append(lines, d.events[max(0, len(d.events)-room):]...)
 }
 
 const bedLines = 10
