@@ -391,9 +391,28 @@ func TestAgeByPolicy(t *testing.T) {
 func TestAChainOutOfOrderIsNone(t *testing.T) {
 	h := newHospital(t)
 	chain := []*x509.Certificate{h.leaf.cert, h.root.cert, h.issuing.cert}
-	v := Judge(chain, Stapled(h.goodStaples(t)), now, Rules{})
-	if v[0].Kind != BadChain || v[1].Kind != BadChain {
+	for _, rules := range []Rules{{}, {PathVerified: true}} {
+		v := Judge(chain, Stapled(h.goodStaples(t)), now, rules)
+		if v[0].Kind != BadChain || v[1].Kind != BadChain {
+			t.Errorf("%+v: %v", rules, v)
+		}
+	}
+}
+
+// Only who has verified the path may have its signatures passed over: an issuer
+// of the same name is not enough.
+func TestSignaturesOfAChainAreCheckedUnlessTheyWereBefore(t *testing.T) {
+	h := newHospital(t)
+	impostor := issue(t, h.root, newKey(t), "issuing", isCA)
+	chain := []*x509.Certificate{h.leaf.cert, impostor.cert, h.root.cert}
+	if v := Judge(chain, Evidence{}, now, Rules{}); v[0].Kind != BadChain || v[1].Kind != Missing {
 		t.Errorf("%v", v)
+	}
+	if v := Judge(chain, Evidence{}, now, Rules{PathVerified: true}); v[0].Kind != Missing {
+		t.Errorf("%v", v)
+	}
+	if err := Refusal(Judge(h.chain(), Stapled(h.goodStaples(t)), now, Rules{PathVerified: true})); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -18,6 +18,8 @@ echo "== make durable, beside a bare write and fdatasync"
 "$GO" test -run '^$' -bench . -benchtime "$rounds" ./spool | grep -E '^(Benchmark|---|FAIL|panic)'
 echo "== revocation verdicts"
 bench ./revocation .
+echo "== a full handshake with three staples verified, beside bare crypto/tls"
+bench ./tlspolicy Handshake
 echo "== the whole gateway"
 "$GO" test -run '^$' -bench ByteToAcknowledgement -benchtime "$messages" ./test/bench | grep -E '^(Benchmark|---|FAIL)'
 "$GO" test -run '^$' -bench EightPorts -benchtime 1x ./test/bench | grep -E '^(Benchmark|---|FAIL)'

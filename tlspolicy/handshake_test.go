@@ -222,7 +222,7 @@ func (h *hospital) openssl(c *chain, more ...string) string {
 }
 
 // deviceRoot is the root of the hospital's devices, made from the same key as device uses.
-func deviceRoot(t *testing.T) []byte {
+func deviceRoot(t testing.TB) []byte {
 	h := &hospital{t: t}
 	return h.sign(authority("Root"), authority("Root"), keys()[0], keys()[0]).Raw
 }

@@ -26,7 +26,7 @@ var now = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 // A hospital is what a platform's chain is made from: a good one, for a test to
 // break in one place.
 type hospital struct {
-	t                        *testing.T
+	t                        testing.TB
 	root, issuing, leaf      *x509.Certificate // templates
 	rootKey, issuingKey, key crypto.Signer
 	between                  *x509.Certificate // a further CA below issuing, where it is set
@@ -53,7 +53,7 @@ var keys = sync.OnceValue(func() (k [4]crypto.Signer) {
 	return k
 })
 
-func rsaKey(t *testing.T, bits int) crypto.Signer {
+func rsaKey(t testing.TB, bits int) crypto.Signer {
 	t.Helper()
 	k, err := rsa.GenerateKey(rand.Reader, bits)
 	if err != nil {
@@ -62,7 +62,7 @@ func rsaKey(t *testing.T, bits int) crypto.Signer {
 	return k
 }
 
-func newHospital(t *testing.T) *hospital {
+func newHospital(t testing.TB) *hospital {
 	overlaytest.Need(t)
 	k := keys()
 	return &hospital{
@@ -145,7 +145,7 @@ func pool(certs ...*x509.Certificate) *x509.CertPool {
 }
 
 // device is the gateway's own identity, of the same hospital.
-func device(t *testing.T) tls.Certificate {
+func device(t testing.TB) tls.Certificate {
 	t.Helper()
 	h := &hospital{t: t}
 	k := keys()

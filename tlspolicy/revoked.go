@@ -13,7 +13,7 @@ import (
 // the chain but the root, a response that the platform stapled has to say that
 // it is good. There is no other source and no way around it.
 func (v *verifier) stapled(rules revocation.Rules, c Client) step {
-	rules.MaxAge = c.MaxAge
+	rules.MaxAge, rules.PathVerified = c.MaxAge, true // by paths, a moment before
 	memory := c.Memory
 	if memory == nil {
 		memory = new(revocation.Memory)
