@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -129,3 +130,40 @@ func list(t *testing.T) []listed {
 		all = append(all, p)
 	}
 }
+
+// A row of doc/conformance.md that names a test which is not there proves nothing.
+func TestConformanceNamesTestsThatExist(t *testing.T) {
+	page, err := os.ReadFile("../../doc/conformance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exists := map[string]bool{}
+	err = filepath.WalkDir("../..", func(path string, d os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, m := range testFunc.FindAllSubmatch(source, -1) {
+			exists[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range testName.FindAllSubmatch(page, -1) {
+		if !exists[string(m[1])] {
+			t.Errorf("doc/conformance.md names %s, and no such test exists", m[1])
+		}
+	}
+	for _, id := range strings.Fields("G1 G2 A1 A2 A3 A4 A5 A6 A7 A8 A9 A10 A11 B12 B13 B14 B15 B16 B17 B18 B19 C1 C2 N1 N2") {
+		if !regexp.MustCompile(`(?m)^\| [^|]*\b` + id + `\b[^|]* \|`).Match(page) {
+			t.Errorf("doc/conformance.md has no row %s", id)
+		}
+	}
+}
+
+var (
+	testFunc = regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	testName = regexp.MustCompile("`(Test\\w+)`")
+)
