@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -269,6 +270,9 @@ func TestB17_B18_OpenSSLAsThePlatform(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHospital(t)
 			h.trust = func(c *chain) []*x509.Certificate { return []*x509.Certificate{c.issuing} }
+			if slices.Contains(c.more, "-cipher") {
+				complete(t)
+			}
 			if c.fault != nil {
 				c.fault(h)
 			}

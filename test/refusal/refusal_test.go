@@ -1,6 +1,7 @@
 package refusal
 
 import (
+	"crypto/fips140"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -333,6 +334,10 @@ func (f fault) play(t *testing.T, version uint16) {
 	twin := newStage(t, version)
 	if f.mended != nil {
 		f.mended(twin)
+	}
+	if fips140.Enabled() && f.reason == "handshake failure" {
+		t.Log("without the twin, whose suite the FIPS 140-3 mode may have removed")
+		return
 	}
 	if o := twin.run(); o.err != nil || o.ack != "CA" || o.received != len(message) {
 		t.Errorf("mended: %v, acknowledged %q, %d bytes", o.err, o.ack, o.received)
