@@ -249,6 +249,9 @@ func (w *walker) branch(id uint64, p []byte, depth int, keys span, visit visitor
 		w.broken("page %d leads nowhere", id)
 		return nil
 	}
+	if !w.countFits(id, p, count, 0) {
+		return nil
+	}
 	type child struct {
 		key []byte
 		id  uint64
@@ -283,6 +286,23 @@ func (w *walker) branchKey(p []byte, i int) ([]byte, bool) {
 	return part(p, at, native.Uint32(p[at:]), native.Uint32(p[at+4:]))
 }
 
+// countFits checks how many entries a page says it has: bbolt writes the first key right
+// behind the table of entries, so that a wrong number shows. The position of the key is
+// field bytes into its entry. Without this, a page that says it has less would lose the
+// rest, and nothing would look damaged.
+func (w *walker) countFits(id uint64, p []byte, count, field int) bool {
+	at := pageHead + field
+	if count == 0 && at+4 > len(p) {
+		return true // an empty part, kept in its parent's page
+	}
+	// bbolt clears a page before it fills it: one that is empty has no position at all.
+	if at+4 > len(p) || uint64(native.Uint32(p[at:])) != 16*uint64(count) {
+		w.broken("page %d: its number of entries is wrong", id)
+		return false
+	}
+	return true
+}
+
 // part is n bytes at pos after at, where they are within p.
 func part(p []byte, at int, pos, n uint32) ([]byte, bool) {
 	from := uint64(at) + uint64(pos)
@@ -294,7 +314,11 @@ func part(p []byte, at int, pos, n uint32) ([]byte, bool) {
 
 func (w *walker) leaf(id uint64, p []byte, keys span, visit visitor) error {
 	var last []byte
-	for i := range int(native.Uint16(p[10:])) {
+	count := int(native.Uint16(p[10:]))
+	if !w.countFits(id, p, count, 4) {
+		return nil
+	}
+	for i := range count {
 		at := pageHead + 16*i
 		if at+16 > len(p) {
 			w.broken("page %d has no room for its entry %d", id, i)
