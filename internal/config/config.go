@@ -95,7 +95,8 @@ type Destination struct {
 	ConnectTimeout     time.Duration
 	IdleTimeout        time.Duration
 	Pacing             time.Duration
-	OnReject           string // continue or halt
+	StapleMaxAge       time.Duration // 0: no limit but the responses' own
+	OnReject           string        // continue or halt
 	StrictAck          bool
 }
 

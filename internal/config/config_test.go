@@ -169,6 +169,7 @@ ack_timeout = "1s"
 connect_timeout = "2s"
 idle_timeout = "3s"
 pacing = "4ms"
+staple_max_age = "24h"
 on_reject = "halt"
 strict_ack = true
 [[port]]
@@ -206,7 +207,7 @@ poll = "2s"
 		Spool:    Spool{2 << 30, 90 * time.Minute},
 		Destinations: []Destination{{"p", "[::1]:2575", "127.0.0.1:9", "/etc/g/roots.pem", "RA", "RF", "NE", "AL", 0,
 			[]mdc.Code{spo2.Code, 147842}, []mdc.Code{temp.Code}, true, "omit", "AA",
-			time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Millisecond, "halt", true}},
+			time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Millisecond, 24 * time.Hour, "halt", true}},
 		Ports: []Port{
 			{"bed-1", "/dev/serial/by-path/x", "talker", port.Line{Baud: 9600, DataBits: 7, Parity: port.Even, StopBits: 2}, true, true, 1, time.UTC,
 				"/etc/g/r.bin", Location{"ICU", "R", "B", "F"}, map[string]string{}},

@@ -89,6 +89,8 @@ var destinationKeys = section[Destination]{
 		"How long connecting and the TLS handshake may take together."},
 	{"idle_timeout", "5m", false, func(d *Destination) kind { return duration(&d.IdleTimeout, time.Second, day) },
 		"After how long without a message the connection is closed."},
+	{"staple_max_age", "0s", false, func(d *Destination) kind { return duration(&d.StapleMaxAge, 0, 30*day) },
+		"How old an OCSP response may be that the platform staples, even if it would hold for longer. 0s: as long as it says itself."},
 	{"pacing", "0s", false, func(d *Destination) kind { return duration(&d.Pacing, 0, time.Minute) },
 		"The least time between two messages, for platforms that cannot take a full queue at once."},
 	{"on_reject", "continue", false, func(d *Destination) kind { return choice(&d.OnReject, "continue", "halt") },

@@ -40,7 +40,7 @@ func Destination(t config.Destination, trust []byte, identity tlspolicy.Client) 
 	if err != nil {
 		return northbound.Destination{}, fmt.Errorf("destination %s: %s %w", t.Name, t.Trust, err)
 	}
-	identity.ServerName, identity.Roots = host, roots
+	identity.ServerName, identity.Roots, identity.MaxAge = host, roots, t.StapleMaxAge
 	secured, err := identity.Config()
 	if err != nil {
 		return northbound.Destination{}, fmt.Errorf("destination %s: %w", t.Name, err)

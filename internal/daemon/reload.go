@@ -93,7 +93,7 @@ func (d *Daemon) planDestination(t config.Destination, i identity) (*destination
 // is about how messages are made.
 func clientConfig(t config.Destination) config.Destination {
 	return config.Destination{Name: t.Name, Address: t.Address, Connect: t.Connect, Trust: t.Trust, AckTimeout: t.AckTimeout,
-		ConnectTimeout: t.ConnectTimeout, IdleTimeout: t.IdleTimeout, Pacing: t.Pacing, OnReject: t.OnReject, StrictAck: t.StrictAck}
+		ConnectTimeout: t.ConnectTimeout, IdleTimeout: t.IdleTimeout, StapleMaxAge: t.StapleMaxAge, Pacing: t.Pacing, OnReject: t.OnReject, StrictAck: t.StrictAck}
 }
 
 func (d *Daemon) planPort(p config.Port) (*portUnit, error) {
