@@ -2,11 +2,16 @@ package tlspolicy
 
 import (
 	"context"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -296,6 +301,37 @@ func TestA2_A5_A6_SettingsThatBreakARuleAreRefused(t *testing.T) {
 		w.server.MinVersion, w.server.MaxVersion = version, version
 		if state, err, _ := w.shake(w.gateway()); err != nil || state.Version != version {
 			t.Errorf("%s: %s, %v", tls.VersionName(version), tls.VersionName(state.Version), err)
+		}
+	}
+}
+
+// Finding a key of this length takes seconds, so this one lies in a file.
+func TestA6_KeysOfDevicesAndTheirCAsMayHave4096Bits(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("testdata", "rsa4096.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(text)
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := parsed.(*rsa.PrivateKey)
+	w := newWard(t)
+	root := w.sign(authority("RSA root"), authority("RSA root"), key, key)
+	issuing := w.sign(authority("RSA issuing"), root, key, key)
+	leaf := w.sign(&x509.Certificate{Subject: pkix.Name{CommonName: "0123456789ABCDEF"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, issuing, key, key)
+	w.server.Roots = pool(w.ecc.root, root) // ECC and RSA
+	client := w.gateway()
+	if _, err, _ := w.shake(client); err != nil {
+		t.Errorf("the ECC device: %v", err)
+	}
+	client.GetClientCertificate = showing(tls.Certificate{PrivateKey: key, Certificate: [][]byte{leaf.Raw, issuing.Raw}})
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		client.MaxVersion = version
+		if _, err, why := w.shake(client); err != nil {
+			t.Errorf("%s: %v, %v", tls.VersionName(version), err, why)
 		}
 	}
 }
