@@ -3,6 +3,7 @@ package northbound
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -536,6 +537,39 @@ func TestRefusalThatIsLostOnTheWayIsFoundOut(t *testing.T) {
 			t.Errorf("the platform got %v", n)
 		}
 	})
+}
+
+// A platform may choose one of the CBC suites that the specification lists; it
+// is counted, and told once.
+func TestASessionWithACBCSuiteIsCountedAndWarnedOf(t *testing.T) {
+	for suite, counted := range map[uint16]bool{tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384: false, tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256: true} {
+		serve := func(_ int, p *peer) {
+			if p.read() {
+				p.ack("CA")
+				p.goodbye()
+			}
+		}
+		inBubble(t, serve, nil, func(t *testing.T, r *rig) {
+			r.f.tls.MaxVersion, r.f.tls.CipherSuites = tls.VersionTLS12, []uint16{suite}
+			r.start()
+			for i := range 2 {
+				r.enqueue(fmt.Sprintf("M%d", i))
+				time.Sleep(time.Second)
+				synctest.Wait()
+			}
+			s := r.client.Status()
+			want := uint64(0)
+			if counted {
+				want = 2
+			}
+			if s.CBC != want || s.Delivered != 2 || s.TLS != "TLS 1.2 "+tls.CipherSuiteName(suite) {
+				t.Errorf("%+v", s)
+			}
+			if n := strings.Count(r.log.String(), "cipher suite of the CBC mode"); n != int(want/2) {
+				t.Errorf("%d warnings in %s", n, &r.log)
+			}
+		})
+	}
 }
 
 func TestOwnIdleTimeoutEndsInTheStateIdle(t *testing.T) {
