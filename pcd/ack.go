@@ -145,6 +145,23 @@ func parseERR(s hl7.Segment) AckError {
 	return e
 }
 
+// AckCode is the acknowledgement that a message asks for in MSH-15 and MSH-16
+// (HL7 v2.6, section 2.9): an accept acknowledgement where it wants one, else
+// an application acknowledgement, which in the original mode, both empty, is
+// the only one. verdict is A, E or R. It is empty where the message wants none.
+func AckCode(accept, application string, verdict byte) string {
+	wants := func(condition string) bool {
+		return condition == "AL" || condition == "SU" && verdict == 'A' || condition == "ER" && verdict != 'A'
+	}
+	switch {
+	case wants(accept):
+		return "C" + string(rune(verdict))
+	case wants(application), accept == "" && application == "":
+		return "A" + string(rune(verdict))
+	}
+	return ""
+}
+
 // AckOptions say what AppendAck cannot take from the message that it answers.
 type AckOptions struct {
 	// ControlID is the answer's own, MSH-10; it must not be the incoming one.

@@ -3,6 +3,7 @@ package southbound
 import (
 	"cmp"
 	"maps"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -17,7 +18,7 @@ type Status struct {
 	Devices     []Device
 	Staples     [][]fetch.Staple // of each identity (A10)
 	Counts
-	LastRefusal *Refusal
+	Refusals []Refusal // the latest by each rule, in the order of the rules
 }
 
 // Counts are since New.
@@ -31,6 +32,7 @@ type Counts struct {
 	Rejected     uint64 // malformed, or rejected by the sink
 	CutHandshake uint64 // to make room
 	CBC          uint64 // connections with a suite of the CBC mode
+	Skipped      uint64 // bytes that were in no MLLP frame
 }
 
 // A Device is an open connection.
@@ -59,10 +61,12 @@ type book struct {
 	draining bool
 	open     []*conn // in the order of their arrival
 	counts   Counts
-	last     *Refusal
+	last     map[string]Refusal // by rule
 }
 
-func (b *book) start(o Options) { b.o, b.counts.Refused = o, map[string]uint64{} }
+func (b *book) start(o Options) {
+	b.o, b.counts.Refused, b.last = o, map[string]uint64{}, map[string]Refusal{}
+}
 
 // enter takes a connection in, for its handshake. Where too many are at it, the
 // oldest has to go: who is slow on purpose has been there the longest.
@@ -149,11 +153,32 @@ func (b *book) cut() {
 	}
 }
 
+// kill ends everything as the death of the machine would.
+func (b *book) kill() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.draining = true
+	for _, c := range b.open {
+		if t, ok := c.raw.(*net.TCPConn); ok {
+			_ = t.SetLinger(0) // close by reset; it fails only where it is closed already
+		}
+		c.cut(errLeave)
+	}
+}
+
+// skip counts bytes that were in no frame, at the end of a connection.
+func (b *book) skip(c *conn, n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c.skipped = n
+	b.counts.Skipped += uint64(n)
+}
+
 func (b *book) refuse(rule, remote string, err error, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.counts.Refused[rule]++
-	b.last = &Refusal{Time: now, Remote: remote, Rule: rule, Reason: err.Error()}
+	b.last[rule] = Refusal{Time: now, Remote: remote, Rule: rule, Reason: err.Error()}
 }
 
 func (b *book) silence() {
@@ -190,8 +215,11 @@ func (s *Server) Status() Status {
 func (b *book) status() Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	st := Status{Counts: b.counts, LastRefusal: b.last}
+	st := Status{Counts: b.counts}
 	st.Refused = maps.Clone(b.counts.Refused)
+	for _, rule := range slices.Sorted(maps.Keys(b.last)) {
+		st.Refusals = append(st.Refusals, b.last[rule])
+	}
 	for _, c := range b.open {
 		if !c.admitted {
 			st.Handshakes++

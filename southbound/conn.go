@@ -34,6 +34,7 @@ type conn struct {
 	device   string
 	admitted bool // the handshake is over
 	messages uint64
+	skipped  int
 	last     time.Time
 
 	mu       sync.Mutex
@@ -65,7 +66,9 @@ func (s *Server) serve(ctx context.Context, raw net.Conn) {
 		c.linger()
 		return
 	}
+	s.o.Events(Event{Kind: Connected, Device: c.device, Remote: c.remote})
 	err := c.messagesUntilEnd(ctx)
+	s.o.Events(Event{Kind: Disconnected, Device: c.device, Remote: c.remote, Err: err, Skipped: c.skipped})
 	_ = c.raw.SetWriteDeadline(time.Now().Add(lingerTime))
 	_ = c.tls.CloseWrite() // close_notify; where it fails there is nobody to tell
 	c.linger()
@@ -176,19 +179,20 @@ func (p patient) SetReadDeadline(t time.Time) error {
 	return p.Conn.SetReadDeadline(t)
 }
 
-// refused counts and logs a connection that did not get in.
+// refused logs and counts a connection that did not get in.
 func (s *Server) refused(c *conn, err error) {
 	rule, next := ruleOf(err)
-	s.book.refuse(rule, c.remote, err, s.o.Now())
-	if !s.loud.Allow() {
+	if s.loud.Allow() {
+		attrs := []any{"remote", c.remote, "rule", rule, "error", err.Error()}
+		if next != "" {
+			attrs = append(attrs, "next", next)
+		}
+		s.o.Log.Error("southbound: connection refused", attrs...)
+	} else {
 		s.book.silence()
-		return
 	}
-	attrs := []any{"remote", c.remote, "rule", rule, "error", err.Error()}
-	if next != "" {
-		attrs = append(attrs, "next", next)
-	}
-	s.o.Log.Error("southbound: connection refused", attrs...)
+	s.book.refuse(rule, c.remote, err, s.o.Now())
+	s.o.Events(Event{Kind: Refused, Remote: c.remote, Err: err})
 }
 
 // ruleOf is the rule that a refusal is about; "TLS" where it was the protocol

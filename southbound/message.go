@@ -15,6 +15,7 @@ import (
 // messagesUntilEnd takes messages one after the other, and says why it ended.
 func (c *conn) messagesUntilEnd(ctx context.Context) error {
 	in := mllp.NewConn(patient{c.tls, c}, c.s.o.MaxMessage)
+	defer func() { c.s.book.skip(c, in.Reader().Skipped()) }()
 	for {
 		if err := c.await(in); err != nil {
 			return err
@@ -26,10 +27,26 @@ func (c *conn) messagesUntilEnd(ctx context.Context) error {
 		case err != nil:
 			return err
 		}
-		if err := c.message(ctx, in, message); err != nil {
+		if err := c.exchange(ctx, in, message); err != nil {
 			return err
 		}
 	}
+}
+
+// exchange takes one message. Its error ends the connection.
+func (c *conn) exchange(ctx context.Context, in *mllp.Conn, message []byte) error {
+	if c.s.o.Answer == nil {
+		return c.message(ctx, in, message)
+	}
+	wire, err := c.s.o.Answer(ctx, Message{Device: c.device, Remote: c.remote, Bytes: message})
+	if err != nil || len(wire) == 0 {
+		return err
+	}
+	if err := c.tls.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
+		return err
+	}
+	_, err = c.tls.Write(wire)
+	return err
 }
 
 // An outcome is what becomes of a message.
@@ -39,7 +56,7 @@ type outcome struct {
 	reason  string // without anything of the message
 }
 
-// message takes one message and answers it. Its error ends the connection.
+// message takes one message and answers it by the rules. Its error ends the connection.
 func (c *conn) message(ctx context.Context, in *mllp.Conn, message []byte) error {
 	header, err := headerOf(message)
 	if err != nil {
@@ -120,24 +137,11 @@ func (c *conn) answer(in *mllp.Conn, header []byte, o outcome) error {
 	return in.WriteBlock(ack, time.Now().Add(writeTime))
 }
 
-// codeFor is the acknowledgement that a message asks for in MSH-15 and MSH-16
-// (HL7 v2.6, section 2.9): an accept acknowledgement where it wants one, else
-// an application acknowledgement, which in the original mode, both empty, is
-// the only one. It is empty where it wants none.
+// codeFor is the acknowledgement that a message asks for.
 func codeFor(header []byte, verdict byte) (string, error) {
 	var m hl7.Message
 	if err := m.Parse(header, hl7.Limits{}); err != nil {
 		return "", err
 	}
-	accept, application := m.At(1).Field(15), m.At(1).Field(16)
-	wants := func(f hl7.Field) bool {
-		return f.Is("AL") || f.Is("SU") && verdict == 'A' || f.Is("ER") && verdict != 'A'
-	}
-	switch {
-	case wants(accept):
-		return "C" + string(rune(verdict)), nil
-	case wants(application), accept.Empty() && application.Empty():
-		return "A" + string(rune(verdict)), nil
-	}
-	return "", nil
+	return pcd.AckCode(m.At(1).Field(15).String(), m.At(1).Field(16).String(), verdict), nil
 }

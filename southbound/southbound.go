@@ -27,6 +27,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/bedside-gateway/gatewayd/pcd"
+	"github.com/bedside-gateway/gatewayd/revocation"
 	"github.com/bedside-gateway/gatewayd/revocation/fetch"
 	"github.com/bedside-gateway/gatewayd/tlspolicy"
 )
@@ -44,6 +45,31 @@ type RejectError struct {
 
 func (e *RejectError) Error() string { return "rejected: " + e.Reason }
 
+// A Message is what a device sent, borrowed, and where it came from.
+type Message struct {
+	Device, Remote string
+	Bytes          []byte
+}
+
+// An Event is something that happened to a connection.
+type Event struct {
+	Kind    EventKind
+	Device  string // common name; "" of Refused
+	Remote  string
+	Err     error // of Refused and Disconnected: why
+	Skipped int   // of Disconnected: bytes that were in no MLLP frame
+}
+
+// An EventKind is the kind of an Event.
+type EventKind uint8
+
+// The kinds of events.
+const (
+	Connected EventKind = iota
+	Refused
+	Disconnected
+)
+
 // Options of a Server. Those without a default are needed.
 type Options struct {
 	Identities []tls.Certificate // ECC and RSA, each with its issuing CA (A4, A5, A7)
@@ -51,6 +77,17 @@ type Options struct {
 	Authorised func(commonName string) bool
 	Fetcher    *fetch.Fetcher // Serve runs it
 	Sink       Sink
+
+	// Judge and Staples take the place of the Fetcher, as in tlspolicy.Server;
+	// where both are set, no Fetcher is needed. They are for simulations.
+	Judge   func(ctx context.Context, chain []*x509.Certificate, stapled [][]byte) []revocation.Verdict
+	Staples func(i int) [][]byte
+	// Answer takes the place of Sink, for a simulation that does not always
+	// answer by the rules: it says what goes back, MLLP frame included. Its
+	// error ends the connection.
+	Answer func(ctx context.Context, m Message) (wire []byte, err error)
+	// Events is told of the connections, from their own goroutines; nil: nobody is.
+	Events func(Event)
 
 	LeafOnly13             bool   // staple for the leaf alone in TLS 1.3, for clients that fail on more
 	MinVersion, MaxVersion uint16 // of TLS (A2); 0 is 1.2 and 1.3
@@ -73,9 +110,9 @@ type Options struct {
 
 func (o *Options) complete() error {
 	switch {
-	case o.Fetcher == nil:
+	case o.Fetcher == nil && (o.Judge == nil || o.Staples == nil):
 		return errors.New("the server needs a fetcher for the revocation rule (A9)")
-	case o.Sink == nil:
+	case o.Sink == nil && o.Answer == nil:
 		return errors.New("the server needs somewhere to put the messages")
 	}
 	o.MaxConnections, o.MaxHandshakes = cmp.Or(o.MaxConnections, 256), cmp.Or(o.MaxHandshakes, 64)
@@ -91,6 +128,12 @@ func (o *Options) complete() error {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Events == nil {
+		o.Events = func(Event) {}
+	}
+	if o.Judge == nil {
+		o.Judge = o.Fetcher.Judge
 	}
 	return nil
 }
@@ -117,11 +160,14 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	policy := tlspolicy.Server{
-		Identities: o.Identities, Roots: o.Roots, Authorised: o.Authorised, Judge: o.Fetcher.Judge,
+		Identities: o.Identities, Roots: o.Roots, Authorised: o.Authorised, Judge: o.Judge,
 		Staples: s.staples, LeafOnly13: o.LeafOnly13, MinVersion: o.MinVersion, MaxVersion: o.MaxVersion, Now: o.Now,
 	}
 	if s.tls, err = policy.Config(); err != nil {
 		return nil, err
+	}
+	if o.Staples != nil {
+		return s, nil
 	}
 	for i := range o.Identities {
 		if err := s.keep(i); err != nil {
@@ -130,6 +176,17 @@ func New(o Options) (*Server, error) {
 		}
 	}
 	return s, nil
+}
+
+// FetchStaples gets the responses for our own chains that are missing, and
+// returns when each was tried once: Serve gets them too, but does not wait for
+// them. The error says what is missing still.
+func (s *Server) FetchStaples(ctx context.Context) error {
+	errs := make([]error, len(s.keepers))
+	for i, k := range s.keepers {
+		errs[i] = k.Fetch(ctx)
+	}
+	return errors.Join(errs...)
 }
 
 // Close gives up what New took: the keeping of our own staples. Serve must have returned.
@@ -177,20 +234,25 @@ func ownChain(id tls.Certificate, roots *x509.CertPool, now time.Time) ([]*x509.
 
 // staples are the responses of now for an identity. It is called in handshakes and waits for nothing.
 func (s *Server) staples(i int) [][]byte {
+	if s.o.Staples != nil {
+		return s.o.Staples(i)
+	}
 	if i >= len(s.keepers) {
 		return nil
 	}
 	return s.keepers[i].Staples()
 }
 
-// Serve takes connections until ctx ends. Then it takes no more, lets what is
+// Serve takes connections until ctx ends, once. Then it takes no more, lets what is
 // under way come to its end, acknowledgement included, and returns nil. Any
 // other error is that of the listener.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	inner, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	fetching, stop := context.WithCancel(inner)
-	s.book.running.Go(func() { s.o.Fetcher.Run(fetching) })
+	if s.o.Fetcher != nil {
+		s.book.running.Go(func() { s.o.Fetcher.Run(fetching) })
+	}
 	closed := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer closed()
 	err := s.accept(ctx, inner, l)
@@ -205,6 +267,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	s.book.running.Wait()
 	return err
 }
+
+// Kill ends every connection by a reset and lets no more in, as the death of
+// the machine would. Serve goes on until its context ends.
+func (s *Server) Kill() { s.book.kill() }
 
 const (
 	firstPause = 5 * time.Millisecond

@@ -110,9 +110,7 @@ func newWardOn(t testing.TB, change func(*Options), wrap func(net.Listener) net.
 	w.Server, err = New(o)
 	must(t, err)
 	t.Cleanup(w.Server.Close)
-	for _, k := range w.keepers {
-		_ = k.Fetch(t.Context()) // tests with a dead responder go on without
-	}
+	_ = w.FetchStaples(t.Context()) // tests with a dead responder go on without
 	w.serve(wrap)
 	return w
 }
@@ -205,8 +203,17 @@ func (w *ward) ack(c *mllp.Conn) pcd.Ack {
 // refused waits for the server's note of a refusal.
 func (w *ward) refused(rule string) Refusal {
 	w.t.Helper()
-	w.until("a refusal by rule "+rule, func(s Status) bool { return s.LastRefusal != nil && s.LastRefusal.Rule == rule })
-	return *w.Status().LastRefusal
+	var found Refusal
+	w.until("a refusal by rule "+rule, func(s Status) bool {
+		for _, r := range s.Refusals {
+			if r.Rule == rule {
+				found = r
+				return true
+			}
+		}
+		return false
+	})
+	return found
 }
 
 // until polls: what the server does is not visible otherwise.

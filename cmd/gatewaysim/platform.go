@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -20,6 +22,7 @@ import (
 	"github.com/bedside-gateway/gatewayd/internal/sim/responder"
 	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/observation"
+	"github.com/bedside-gateway/gatewayd/revocation/fetch"
 )
 
 type platformFlags struct {
@@ -36,8 +39,9 @@ func (a *app) platformCommand() *cobra.Command {
 		Use: "platform --cert FILE --key FILE --trust FILE", Short: "Run the reference platform", Args: none,
 		Long: "Run a platform that takes IHE PCD messages over MLLP inside mutual TLS, stores them and acknowledges them by the\n" +
 			"rules, or as it is told: " + platform.AnswersHelp + ".\n" +
-			"It staples an OCSP response for every certificate of its chain, for which it needs the folder that gatewaysim pki\n" +
-			"made; --staple has it tell something else, by position: " + responder.Help(responder.OCSPAnswers()) + ".\n" +
+			"It staples an OCSP response for every certificate of its chain. Where the certificates name a responder\n" +
+			"(gatewaysim pki --ocsp-url, gatewaysim ocsp) that one is asked, about devices as well. Otherwise the responses\n" +
+			"are made from the folder that gatewaysim pki wrote, and so they are with --staple, by position: " + responder.Help(responder.OCSPAnswers()) + ".\n" +
 			"It prints a line for each message. SIGTERM or Ctrl-C ends it after the answers that are due.",
 		Example: "  gatewaysim platform --cert pki/platform.pem --key pki/platform.key --trust pki/roots.pem --store received",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -55,7 +59,7 @@ func (a *app) platformCommand() *cobra.Command {
 	c.Flags().StringVar(&f.store, "store", "", "`folder` for what is received (default: memory only)")
 	c.Flags().StringVar(&f.answer, "answer", "auto", "how to answer, a `script`")
 	c.Flags().StringVar(&f.pki, "pki", "", "`folder` of the PKI that staples for the certificates (default: that of the first --cert, if it is one)")
-	c.Flags().StringVar(&f.staple, "staple", "auto", "the stapled `answers`, leaf first, with commas between; none staples nothing")
+	c.Flags().StringVar(&f.staple, "staple", "", "the stapled `answers`, leaf first, with commas between; none staples nothing (default: auto, or what the responders say)")
 	c.Flags().StringVar(&f.control, "control", "", "unix `socket` to change the answers on, see gatewaysim tell")
 	c.Flags().BoolVar(&f.strict, "strict", false, "refuse messages that break the profile")
 	c.Flags().BoolVar(&f.show, "show", false, "print the values of each message")
@@ -106,6 +110,9 @@ func (f *platformFlags) hospital(o *platform.Options) (err error) {
 	if o.Hospital, err = pki.Read(dir); err != nil {
 		return err
 	}
+	if f.staple == "" {
+		return nil
+	}
 	for answer := range strings.SplitSeq(f.staple, ",") {
 		answer = strings.TrimSpace(answer)
 		if !slices.Contains(responder.OCSPAnswers(), responder.Answer(answer)) {
@@ -131,10 +138,37 @@ func roots(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
+// asksResponders reports whether a certificate names somebody to ask.
+func asksResponders(certificates []tls.Certificate) bool {
+	return slices.ContainsFunc(certificates, func(c tls.Certificate) bool { return c.Leaf != nil && len(c.Leaf.OCSPServer) > 0 })
+}
+
+// fetcher asks the responders that certificates name, and has the CRLs of the
+// PKI as the backup.
+func (a *app) fetcher(hospital *pki.PKI) *fetch.Fetcher {
+	f := fetch.New(fetch.Options{Log: slog.New(slog.NewTextHandler(a.err, nil))})
+	if hospital == nil {
+		return f
+	}
+	for _, e := range hospital.Entries {
+		if !e.IsCA() {
+			continue
+		}
+		if err := f.AddCRL(e.CRL, e.Certificate); err != nil {
+			fmt.Fprintf(a.err, "gatewaysim: %v; the responders have to do without\n", err)
+		}
+	}
+	return f
+}
+
 func (a *app) runPlatform(ctx context.Context, f platformFlags) error {
 	o, err := f.options()
 	if err != nil {
 		return err
+	}
+	if f.staple == "" && asksResponders(o.Certificates) {
+		o.Fetcher = a.fetcher(o.Hospital)
+		defer o.Fetcher.Close()
 	}
 	o.Events = func(e platform.Event) { a.platformLine(e, f.show) }
 	p, err := platform.New(o)
@@ -143,6 +177,9 @@ func (a *app) runPlatform(ctx context.Context, f platformFlags) error {
 	}
 	if err := p.Listen(f.listen); err != nil {
 		return errors.Join(err, p.Close())
+	}
+	if err := p.FetchStaples(ctx); err != nil && ctx.Err() == nil {
+		fmt.Fprintf(a.err, "gatewaysim: gateways will refuse the platform for now: %v\n", err)
 	}
 	endControl, err := serveControl(f.control, p.Control())
 	if err != nil {

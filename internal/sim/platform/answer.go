@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/bedside-gateway/gatewayd/pcd"
 )
 
 // An Answer is how the platform treats a message that it could read.
@@ -105,19 +107,7 @@ func (s *script) next() Answer {
 	return a
 }
 
-// codeFor is the acknowledgement that a message asks for in MSH-15 and MSH-16:
-// the accept acknowledgement where it wants one, else the application
-// acknowledgement, which in the original mode (both empty) is the only one. It
-// is empty where the message wants none. verdict is A, E or R.
+// codeFor is the acknowledgement that a message asks for.
 func codeFor(d *Document, verdict byte) string {
-	wants := func(condition string) bool {
-		return condition == "AL" || condition == "SU" && verdict == 'A' || condition == "ER" && verdict != 'A'
-	}
-	switch {
-	case wants(d.AcceptAck):
-		return "C" + string(verdict)
-	case wants(d.AppAck), d.AcceptAck == "" && d.AppAck == "":
-		return "A" + string(verdict)
-	}
-	return ""
+	return pcd.AckCode(d.AcceptAck, d.AppAck, verdict)
 }

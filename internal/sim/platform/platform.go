@@ -1,5 +1,5 @@
 // Package platform is a reference platform: the far end that a gateway delivers
-// to. It takes PCD messages over MLLP inside mutual TLS, stores them and
+// to. It takes PCD messages with the server of package southbound, stores them and
 // acknowledges them by the rules, and it can be told to do what real platforms
 // do on bad days: refuse, answer late, twice, for another message or not at
 // all, hang up, and die.
@@ -15,7 +15,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"sync"
@@ -26,7 +25,8 @@ import (
 	"github.com/bedside-gateway/gatewayd/observation"
 	"github.com/bedside-gateway/gatewayd/pcd"
 	"github.com/bedside-gateway/gatewayd/revocation"
-	"github.com/bedside-gateway/gatewayd/tlspolicy"
+	"github.com/bedside-gateway/gatewayd/revocation/fetch"
+	"github.com/bedside-gateway/gatewayd/southbound"
 )
 
 // Options say how the platform is set up. Certificates and Roots are required.
@@ -42,7 +42,10 @@ type Options struct {
 	// it a gateway refuses the platform, and a revoked device gets in.
 	Hospital *pki.PKI
 	Staple   []responder.Answer // for its own chain, leaf first; default the truth
-	// Staples and Judge take the place of what Hospital does, see tlspolicy.Server.
+	// Fetcher asks the responders that the certificates name, in place of what
+	// Hospital does. It stays the caller's to close.
+	Fetcher *fetch.Fetcher
+	// Staples and Judge take the place of either, see tlspolicy.Server.
 	Staples    func(i int) [][]byte
 	Judge      func(ctx context.Context, chain []*x509.Certificate, stapled [][]byte) []revocation.Verdict
 	LeafOnly13 bool // staple for the leaf alone in TLS 1.3
@@ -114,7 +117,7 @@ type Counts struct {
 // A Platform takes messages. Its methods are safe for concurrent use.
 type Platform struct {
 	o      Options
-	tls    *tls.Config
+	south  southbound.Options
 	ids    *pcd.ControlIDs // of the acknowledgements
 	events sync.Mutex
 
@@ -132,10 +135,10 @@ type Platform struct {
 
 // A life is the time from Listen to Kill or Close.
 type life struct {
-	listener net.Listener
-	over     chan struct{}
-	running  sync.WaitGroup
-	conns    map[*net.TCPConn]struct{} // guarded by Platform.mu
+	server *southbound.Server
+	over   chan struct{}
+	end    context.CancelFunc
+	ended  chan struct{}
 }
 
 // New makes a platform and opens its store. Listen starts it.
@@ -158,7 +161,7 @@ func New(o Options) (*Platform, error) {
 	}
 	p := &Platform{o: o, ids: ids, known: map[string]*Record{}, digests: map[string]string{}}
 	p.script.rest = slices.Clone(o.Answer)
-	if p.tls, err = p.config(); err != nil {
+	if err := p.configure(); err != nil {
 		return nil, err
 	}
 	if o.Dir == "" {
@@ -202,27 +205,78 @@ func (p *Platform) remember(r *Record) {
 // key is what a receiver knows a message by: MSH-3 and MSH-10.
 func key(sender, controlID string) string { return sender + "|" + controlID }
 
-// config is the policy of Interface A, with what the platform is told to do.
-func (p *Platform) config() (*tls.Config, error) {
-	server := tlspolicy.Server{Identities: p.o.Certificates, Roots: p.o.Roots, Authorised: p.authorised,
-		Judge: p.o.Judge, Staples: p.o.Staples, LeafOnly13: p.o.LeafOnly13, Now: p.o.Now}
-	if p.o.Hospital != nil && server.Staples == nil {
-		s, err := newStapler(p.o.Hospital, p.o.Certificates, p.o.Staple, p.o.Now)
-		if err != nil {
-			return nil, err
+// configure makes the settings of the server of Interface A, with what the
+// platform is told to do, and tries them.
+func (p *Platform) configure() error {
+	p.south = southbound.Options{
+		Identities: p.o.Certificates, Roots: p.o.Roots, Authorised: p.authorised,
+		Fetcher: p.o.Fetcher, Judge: p.o.Judge, Staples: p.o.Staples, LeafOnly13: p.o.LeafOnly13,
+		MaxConnections: p.o.MaxConnections, MaxHandshakes: p.o.MaxConnections, MaxPerDevice: p.o.MaxConnections, MaxMessage: p.o.MaxMessage,
+		HandshakeTimeout: p.o.HandshakeTimeout, IdleTimeout: p.o.IdleTimeout, MessageTimeout: p.o.MessageTimeout,
+		Now: p.o.Now, Events: p.connection,
+	}
+	if err := p.simulate(); err != nil {
+		return err
+	}
+	s, err := p.server(&life{})
+	if err != nil {
+		return err
+	}
+	s.Close()
+	return nil
+}
+
+// simulate fills in what the platform makes up itself, because there is nobody to ask.
+func (p *Platform) simulate() (err error) {
+	o := &p.south
+	if o.Staples == nil && p.o.Fetcher == nil {
+		o.Staples = func(int) [][]byte { return nil }
+		if p.o.Hospital != nil {
+			s, err := newStapler(p.o.Hospital, p.o.Certificates, p.o.Staple, p.o.Now)
+			if err != nil {
+				return err
+			}
+			o.Staples = s.staples
 		}
-		server.Staples = s.staples
 	}
-	if p.o.Hospital != nil && server.Judge == nil {
-		var err error
-		if server.Judge, err = byCRL(p.o.Hospital, p.o.Now); err != nil {
-			return nil, err
+	if o.Judge == nil && p.o.Fetcher == nil {
+		o.Judge = unjudged
+		if p.o.Hospital != nil {
+			o.Judge, err = byCRL(p.o.Hospital, p.o.Now)
 		}
 	}
-	if server.Judge == nil {
-		server.Judge = unjudged
+	return err
+}
+
+// server makes the server of a life.
+func (p *Platform) server(l *life) (*southbound.Server, error) {
+	o := p.south
+	o.Answer = func(_ context.Context, m southbound.Message) ([]byte, error) {
+		return (&session{p, l, m.Remote, m.Device}).message(m.Bytes)
 	}
-	return server.Config()
+	return southbound.New(o)
+}
+
+// connection passes on what happens to connections.
+func (p *Platform) connection(e southbound.Event) {
+	out := Event{Remote: e.Remote, Peer: e.Device}
+	if e.Err != nil {
+		out.Text = e.Err.Error()
+	}
+	p.count(func(n *Counts) {
+		n.Skipped += e.Skipped
+		switch e.Kind {
+		case southbound.Connected:
+			n.Connections++
+			out.Kind = Connected
+		case southbound.Refused:
+			n.Refused++
+			out.Kind = Refused
+		default:
+			out.Kind = Closed
+		}
+	})
+	p.event(out)
 }
 
 // authorised reports whether a device may connect (A8).
@@ -242,14 +296,26 @@ func (p *Platform) Listen(address string) error {
 	if p.life != nil {
 		return fmt.Errorf("the platform listens on %s already", p.address)
 	}
-	l, err := net.Listen("tcp", address)
-	if err != nil {
+	l := &life{over: make(chan struct{}), ended: make(chan struct{})}
+	var err error
+	if l.server, err = p.server(l); err != nil {
 		return err
 	}
-	p.address = l.Addr().String()
-	p.life = &life{listener: l, over: make(chan struct{}), conns: map[*net.TCPConn]struct{}{}}
-	p.life.running.Add(1)
-	go p.accept(p.life)
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		l.server.Close()
+		return err
+	}
+	p.address, p.life = listener.Addr().String(), l
+	ctx, end := context.WithCancel(context.Background())
+	l.end = end
+	go func() {
+		defer close(l.ended)
+		p.event(Event{Kind: Listening, Text: listener.Addr().String()})
+		// It ends well: nobody else closes the listener.
+		_ = l.server.Serve(ctx, listener)
+		l.server.Close()
+	}()
 	return nil
 }
 
@@ -267,13 +333,23 @@ func (p *Platform) SetAnswer(answers ...Answer) {
 	p.script.rest = slices.Clone(answers)
 }
 
+// FetchStaples gets the responses for the platform's own chain from their
+// responders, where it has a Fetcher. The error says what is missing still; it
+// is tried again later.
+func (p *Platform) FetchStaples(ctx context.Context) error {
+	p.mu.Lock()
+	l := p.life
+	p.mu.Unlock()
+	if l == nil {
+		return net.ErrClosed
+	}
+	return l.server.FetchStaples(ctx)
+}
+
 // Kill is the death of the platform's machine as its peers see it: the listener
 // is gone and every connection is reset. What is stored stays.
 func (p *Platform) Kill() {
-	if p.end(func(c *net.TCPConn) {
-		_ = c.SetLinger(0) // close by reset; it fails only where it is closed already
-		_ = c.Close()
-	}) {
+	if p.end((*southbound.Server).Kill) {
 		p.event(Event{Kind: Killed, Text: p.Address()})
 	}
 }
@@ -284,7 +360,7 @@ func (p *Platform) Restart() error { return p.Listen(p.Address()) }
 // Close ends the platform for good: it takes no more messages, sends the
 // answers that are due, and closes the store.
 func (p *Platform) Close() error {
-	p.end(func(c *net.TCPConn) { _ = c.CloseRead() }) // its reader sees the end; an answer under way still goes out
+	p.end(func(*southbound.Server) {})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
@@ -297,21 +373,18 @@ func (p *Platform) Close() error {
 }
 
 // end ends the present life, if there is one, and waits for its goroutines.
-func (p *Platform) end(part func(*net.TCPConn)) bool {
+func (p *Platform) end(part func(*southbound.Server)) bool {
 	p.mu.Lock()
 	l := p.life
 	p.life = nil
+	p.mu.Unlock()
 	if l == nil {
-		p.mu.Unlock()
 		return false
 	}
 	close(l.over)
-	for c := range l.conns {
-		part(c)
-	}
-	p.mu.Unlock()
-	_ = l.listener.Close() // it is open: only this function closes it
-	l.running.Wait()
+	part(l.server)
+	l.end()
+	<-l.ended
 	return true
 }
 
@@ -355,66 +428,10 @@ func (p *Platform) event(e Event) {
 	p.o.Events(e)
 }
 
-func (p *Platform) accept(l *life) {
-	defer l.running.Done()
-	p.event(Event{Kind: Listening, Text: l.listener.Addr().String()})
-	for {
-		c, err := l.listener.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil { // out of file descriptors and the like: the next may do
-			p.event(Event{Kind: Refused, Text: err.Error()})
-			l.pause(10 * time.Millisecond)
-			continue
-		}
-		p.admit(l, c.(*net.TCPConn))
-	}
-}
-
 // pause waits, but not beyond the end of the life.
 func (l *life) pause(d time.Duration) {
 	select {
 	case <-time.After(d):
 	case <-l.over:
 	}
-}
-
-// admit starts serving a connection unless there are too many.
-func (p *Platform) admit(l *life, c *net.TCPConn) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	full := len(l.conns) >= p.o.MaxConnections
-	if p.life != l { // it ended just now
-		_ = c.SetLinger(0)
-		_ = c.Close()
-		return
-	}
-	if full {
-		p.counts.Refused++
-	} else {
-		l.conns[c] = struct{}{}
-	}
-	l.running.Go(func() {
-		if full {
-			p.event(Event{Kind: Refused, Remote: c.RemoteAddr().String(),
-				Text: fmt.Sprintf("%d connections are open, the limit", p.o.MaxConnections)})
-			_ = c.Close()
-			return
-		}
-		p.serve(l, c)
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		delete(l.conns, c)
-	})
-}
-
-// linger closes a connection whose handshake failed so that the peer gets to
-// see the alert: closing at once, with bytes of the peer unread, would send a
-// reset that overtakes it.
-func linger(c *net.TCPConn) {
-	_ = c.CloseWrite()
-	_ = c.SetReadDeadline(time.Now().Add(time.Second))
-	_, _ = io.Copy(io.Discard, io.LimitReader(c, 1<<20))
-	_ = c.Close()
 }

@@ -449,6 +449,7 @@ func TestLimitsHoldHostilePeersOff(t *testing.T) {
 	t.Run("too many connections", func(t *testing.T) {
 		pf := start(t, func(o *platform.Options) { o.MaxConnections = 1 })
 		g := connect(t, pf)
+		want(t, g.exchange(message("ID0", "AL", "NE", "71")), "CA", "ID0") // now it is in for certain
 		if _, err := dial(t, pf, "device"); err == nil {
 			t.Error("the second got in")
 		}

@@ -2,41 +2,19 @@ package platform
 
 import (
 	"bytes"
-	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"slices"
-	"time"
 
 	"github.com/bedside-gateway/gatewayd/mllp"
 	"github.com/bedside-gateway/gatewayd/pcd"
 )
 
-// A session is one connection of a gateway.
+// A session is one message of a gateway, and where it came from.
 type session struct {
 	p            *Platform
 	life         *life
-	conn         *tls.Conn
 	remote, peer string
-}
-
-// serve runs a connection from the handshake to its end.
-func (p *Platform) serve(l *life, c *net.TCPConn) {
-	s := &session{p: p, life: l, conn: tls.Server(c, p.tls), remote: c.RemoteAddr().String()}
-	if err := s.handshake(); err != nil {
-		p.count(func(n *Counts) { n.Refused++ })
-		p.event(Event{Kind: Refused, Remote: s.remote, Text: err.Error()})
-		linger(c)
-		return
-	}
-	p.count(func(n *Counts) { n.Connections++ })
-	p.event(Event{Kind: Connected, Remote: s.remote, Peer: s.peer})
-	err := s.messages()
-	_ = s.conn.Close() // the session is over; there is nobody to tell
-	p.event(Event{Kind: Closed, Remote: s.remote, Peer: s.peer, Text: err.Error()})
 }
 
 func (p *Platform) count(f func(*Counts)) {
@@ -45,57 +23,16 @@ func (p *Platform) count(f func(*Counts)) {
 	f(&p.counts)
 }
 
-func (s *session) handshake() error {
-	ctx, cancel := context.WithTimeout(context.Background(), s.p.o.HandshakeTimeout)
-	defer cancel()
-	if err := s.conn.HandshakeContext(ctx); err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("no handshake within %v", s.p.o.HandshakeTimeout)
-		}
-		return err
-	}
-	s.peer = s.conn.ConnectionState().PeerCertificates[0].Subject.CommonName
-	return nil
-}
-
 var errHangup = errors.New("hung up, as told")
 
-// messages reads and answers until the connection ends, and says why it did.
-func (s *session) messages() error {
-	in := mllp.NewConn(s.conn, s.p.o.MaxMessage)
-	skipped := 0
-	for {
-		b, err := s.next(in)
-		s.p.count(func(n *Counts) { n.Skipped += in.Reader().Skipped() - skipped })
-		skipped = in.Reader().Skipped()
-		if errors.Is(err, io.EOF) {
-			return errors.New("the peer closed it")
-		}
-		if err != nil {
-			return err
-		}
-		if err := s.message(b); err != nil {
-			return err
-		}
-	}
-}
-
-// next is the next message: the peer may take long to begin one, not to finish it.
-func (s *session) next(in *mllp.Conn) ([]byte, error) {
-	if err := in.Wait(time.Now().Add(s.p.o.IdleTimeout)); err != nil {
-		return nil, err
-	}
-	return in.ReadBlock(time.Now().Add(s.p.o.MessageTimeout))
-}
-
 // message judges, stores and answers one message. Its error ends the connection.
-func (s *session) message(b []byte) error {
+func (s *session) message(b []byte) (wire []byte, err error) {
 	d, err := Read(b)
 	if err != nil {
 		// Without a header there is nothing to acknowledge: the sender sees the
 		// connection close, which it must take as not delivered.
 		s.reject("", fmt.Sprintf("a message of %d bytes cannot be read: %v", len(b), err))
-		return errors.New("closed after a message that cannot be read")
+		return nil, errors.New("closed after a message that cannot be read")
 	}
 	answer := s.p.nextAnswer()
 	if problem := unsupported(d); problem != nil {
@@ -148,7 +85,7 @@ func unsupported(d *Document) *problem {
 }
 
 // refuse answers a message that was not stored.
-func (s *session) refuse(b []byte, d *Document, verdict byte, p *problem) error {
+func (s *session) refuse(b []byte, d *Document, verdict byte, p *problem) ([]byte, error) {
 	return s.answer(b, d, Answer{kind: fixed, code: string([]byte{'?', verdict})}, p)
 }
 
@@ -222,8 +159,8 @@ func (a Answer) word(d *Document) string {
 	return ""
 }
 
-// answer sends what the answer says. why is set where the message was refused.
-func (s *session) answer(b []byte, d *Document, a Answer, why *problem) error {
+// answer is what goes back. why is set where the message was refused.
+func (s *session) answer(b []byte, d *Document, a Answer, why *problem) ([]byte, error) {
 	code := codeFor(d, 'A')
 	if a.kind == fixed {
 		if code = a.code; code[0] == '?' {
@@ -235,25 +172,25 @@ func (s *session) answer(b []byte, d *Document, a Answer, why *problem) error {
 	}
 	switch a.kind {
 	case never:
-		return nil
+		return nil, nil
 	case hangup:
-		return errHangup
+		return nil, errHangup
 	case garbage:
-		return s.write([]byte("\x16\x03\x01 220 mail ready \x0b\x00\xff\x1c\x0d"))
+		return []byte("\x16\x03\x01 220 mail ready \x0b\x00\xff\x1c\x0d"), nil
 	case late:
 		s.life.pause(a.delay)
 	}
 	if code == "" { // NE and NE: the sender does not want to know
-		return nil
+		return nil, nil
 	}
 	ack, err := s.acknowledge(b, code, a, why)
 	if err != nil {
-		return fmt.Errorf("message %s: %w", d.ControlID, err)
+		return nil, fmt.Errorf("message %s: %w", d.ControlID, err)
 	}
 	if code[1] == 'A' {
 		s.p.count(func(n *Counts) { n.Acks++ })
 	}
-	return s.write(ack)
+	return ack, nil
 }
 
 // acknowledge makes the bytes of an acknowledgement, with the faults that the answer asks for.
@@ -287,12 +224,4 @@ func otherID(b []byte) []byte {
 	f := bytes.SplitN(b, []byte("|"), 11)
 	f[9] = []byte("NOTYOURS")
 	return bytes.Join(f, []byte("|"))
-}
-
-func (s *session) write(b []byte) error {
-	if err := s.conn.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		return err
-	}
-	_, err := s.conn.Write(b)
-	return err
 }
