@@ -14,6 +14,10 @@ OVERLAY := $(CURDIR)/_build/tls/overlay.json
 export GOTOOLCHAIN := local
 # Everything is built and tested with what the overlay adds to crypto/tls (doc/secure-transport.md).
 export GOFLAGS := -overlay=$(OVERLAY)
+# make FIPS=1: the FIPS 140-3 module of Go, switched on. gatewayd version names the suites that it removes.
+ifeq ($(FIPS),1)
+export GOFIPS140 := v1.0.0
+endif
 # A test that needs the overlay fails without it, and does not skip.
 export NEED_TLS_OVERLAY := 1
 
