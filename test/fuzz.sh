@@ -25,3 +25,14 @@ grep -rl --exclude-dir='_*' --exclude-dir=node_modules --include='*_test.go' '^f
 		fuzz "$dir" "$target" || exit 1
 	done
 done
+
+# The targets inside crypto/tls, under the overlay with our tests in it.
+overlay=$PWD/_build/tls-tests/overlay.json
+GOFLAGS= "$GO" run ./tlsoverlay/gen -tests -out "$(dirname "$overlay")"
+export GOFLAGS=-overlay=$overlay
+targets=$(grep -ho '^func Fuzz[A-Za-z0-9_]*' tlsoverlay/_tls/*_test.go | cut -d' ' -f2)
+cd "$("$GO" env GOROOT)/src/crypto/tls"
+for target in $targets; do
+	echo "crypto/tls $target"
+	fuzz . "$target" || exit 1
+done
