@@ -173,7 +173,13 @@ func (c *Client) step(ctx, exchanges context.Context) error {
 	if err := c.queue.Sent(e.ID); err != nil {
 		return c.unlessGone(err)
 	}
-	ack, took, err := c.conn.exchange(exchanges, e.ControlID, e.Payload)
+	// The platform answers to MSH-10. The entry's control ID is that of the
+	// queue, in which messages of several senders have to be told apart.
+	id, err := pcd.ControlID(e.Payload)
+	if err != nil {
+		return c.setApart(ctx, e, "cannot be sent: "+err.Error())
+	}
+	ack, took, err := c.conn.exchange(exchanges, id, e.Payload)
 	c.paced = time.Now().Add(c.d.Pacing)
 	c.noteOthers()
 	if err != nil {

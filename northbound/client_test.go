@@ -918,3 +918,21 @@ func TestWrongSettingsShowAsARefusal(t *testing.T) {
 		}
 	})
 }
+
+// A queue tells the messages of several devices apart by more than their
+// control ID; the platform knows nothing else.
+func TestTheAnswerBelongsToMSH10AndNotToTheNameInTheQueue(t *testing.T) {
+	inBubble(t, takeAll, nil, func(t *testing.T, r *rig) {
+		for _, device := range []string{"A", "B"} {
+			if _, err := r.spool.Enqueue(t.Context(), spool.Entry{Queue: "platform", Device: device, ControlID: device + "|M1", Payload: message("M1")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.start()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := r.f.received(); len(got) != 2 || r.state() != "" {
+			t.Errorf("the platform got %v; %s", got, r.state())
+		}
+	})
+}

@@ -245,6 +245,28 @@ func (f *Fetcher) tried(name string, down *Error) {
 	h.until, h.last = f.o.Now().Add(backoff(h.failures)), down
 }
 
+// A Down is a responder or CRL server that is left alone because it failed.
+type Down struct {
+	Host     string
+	Failures int // in a row
+	Reason   string
+	Retry    time.Time // from when on it is tried again, if it is needed
+}
+
+// Down tells which servers failed when they were last needed, by host.
+func (f *Fetcher) Down() []Down {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var list []Down
+	for name, h := range f.hosts {
+		if h.last != nil {
+			list = append(list, Down{name, h.failures, h.last.Reason, h.until})
+		}
+	}
+	slices.SortFunc(list, func(a, b Down) int { return cmp.Compare(a.Host, b.Host) })
+	return list
+}
+
 // dropHost makes room where more hosts failed than are ever met.
 func (f *Fetcher) dropHost() {
 	for name, h := range f.hosts {

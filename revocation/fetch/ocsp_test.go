@@ -322,3 +322,20 @@ func TestMemoryIsBounded(t *testing.T) {
 		t.Errorf("%d answers", len(f.answers))
 	}
 }
+
+func TestAServerThatFailsIsNamedUntilItAnswers(t *testing.T) {
+	w := newWard(t, nil)
+	f, c := w.fetcher(t, nil), w.chain(t, "device")
+	must(t, w.ocsp.Set("", responder.HTTP500))
+	if _, err := f.OCSP(t.Context(), c[0], c[1]); err == nil {
+		t.Fatal("no error")
+	}
+	if d := f.Down(); len(d) != 1 || d[0].Host != "ocsp.test" || d[0].Failures == 0 || !strings.Contains(d[0].Reason, "status 500") {
+		t.Errorf("%+v", d)
+	}
+	must(t, w.ocsp.Set("", responder.Auto))
+	w.move(maxBackoff)
+	if _, err := f.OCSP(t.Context(), c[0], c[1]); err != nil || len(f.Down()) != 0 {
+		t.Errorf("%v, %+v", err, f.Down())
+	}
+}
