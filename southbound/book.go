@@ -32,6 +32,7 @@ type Counts struct {
 	Rejected     uint64 // malformed, or rejected by the sink
 	CutHandshake uint64 // to make room
 	CBC          uint64 // connections with a suite of the CBC mode
+	Panics       uint64 // faults of the program that were contained to a connection
 	Skipped      uint64 // bytes that were in no MLLP frame
 }
 
@@ -164,6 +165,12 @@ func (b *book) kill() {
 		}
 		c.cut(errLeave)
 	}
+}
+
+func (b *book) panicked() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.counts.Panics++
 }
 
 // skip counts bytes that were in no frame, at the end of a connection.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -51,6 +52,21 @@ var (
 	past       = time.Unix(1, 0)
 	nextLimits = "see why so many connect; raise the limit if they all belong here"
 )
+
+// contain serves a connection, and keeps a fault of the program from the
+// others. The value of the panic is not logged, for it could hold what the
+// device sent.
+func (s *Server) contain(ctx context.Context, raw net.Conn) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.book.panicked()
+			_ = raw.Close() // the device learns no more than that it was not answered
+			s.o.Log.Error("southbound: a fault of the program was contained to this connection", "remote", raw.RemoteAddr().String(),
+				"kind", fmt.Sprintf("%T", v), "stack", string(debug.Stack()), "next", "report it with this log entry")
+		}
+	}()
+	s.serve(ctx, raw)
+}
 
 // serve runs a connection from its handshake to its end.
 func (s *Server) serve(ctx context.Context, raw net.Conn) {

@@ -300,7 +300,7 @@ func (s *Server) accept(ctx, inner context.Context, l net.Listener) error {
 			continue
 		}
 		pause = firstPause
-		s.book.running.Go(func() { s.serve(inner, raw) })
+		s.book.running.Go(func() { s.contain(inner, raw) })
 	}
 }
 

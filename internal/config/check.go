@@ -48,7 +48,7 @@ func (l *loader) checkDestination(f found, d *Destination) {
 		}
 	}
 	if d.Trust != "" {
-		l.checkTrust(f, d)
+		l.checkTrust(f, d.Trust)
 	}
 }
 
@@ -65,15 +65,15 @@ func ackKey(f found) string {
 	return "accept_ack"
 }
 
-func (l *loader) checkTrust(f found, d *Destination) {
-	text, err := l.options.ReadFile(d.Trust)
+func (l *loader) checkTrust(f found, file string) {
+	text, err := l.options.ReadFile(file)
 	if err != nil {
-		f.fault("trust", fileFault(d.Trust, err))
+		f.fault("trust", fileFault(file, err))
 		return
 	}
 	_, roots, err := Roots(text)
 	if err != nil {
-		f.fault("trust", d.Trust+" "+err.Error())
+		f.fault("trust", file+" "+err.Error())
 		return
 	}
 	for _, c := range roots {

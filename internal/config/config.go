@@ -48,6 +48,7 @@ type Config struct {
 	Spool        Spool
 	Destinations []Destination
 	Ports        []Port
+	Southbound   *Southbound // nil: nothing listens
 	// Warnings are worth an operator's attention, and no reason to refuse the file.
 	Warnings []Problem
 }
@@ -115,6 +116,45 @@ type Port struct {
 	Options        map[string]string
 }
 
+// Southbound is the server for devices that speak IHE PCD themselves (Interface A).
+type Southbound struct {
+	Listen       string // host:port; no host: all addresses
+	Identities   []Identity
+	Trust        string   // PEM file of trust anchors
+	CRLs         []string // files that hold what CRLs takes
+	Authorised   []string // as AuthorisedName gives them
+	Destinations []string // names; empty: all
+	LeafOnly13   bool
+	MinTLS       string // 1.2 or 1.3
+
+	MaxConnections, MaxPerDevice int64
+	MaxMessage                   int64 // bytes
+	HandshakeTimeout             time.Duration
+	IdleTimeout                  time.Duration
+	MessageTimeout               time.Duration
+}
+
+// Queues are the destinations that the messages of devices go to.
+func (s *Southbound) Queues(all []Destination) []string {
+	if len(s.Destinations) > 0 {
+		return s.Destinations
+	}
+	names := make([]string, len(all))
+	for i, d := range all {
+		names[i] = d.Name
+	}
+	return names
+}
+
+// AuthorisedName is the name of a device as Southbound.Authorised has it: an
+// EUI-64 may be written in several ways, other names in one.
+func AuthorisedName(commonName string) string {
+	if id, err := observation.ParseEUI64(commonName); err == nil {
+		return id.String()
+	}
+	return commonName
+}
+
 // Location is where the device stands, PV1-3.
 type Location struct{ PointOfCare, Room, Bed, Facility string }
 
@@ -178,6 +218,37 @@ func readLimited(path string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: the configuration cannot be read: %w", path, err)
 	}
 	return text, nil
+}
+
+// CRLs reads the certificate revocation lists in a file, in PEM or DER, and the
+// certificates of their issuers, which a PEM file may hold as well.
+func CRLs(text []byte) (lists []*x509.RevocationList, issuers []*x509.Certificate, err error) {
+	block, rest := pem.Decode(text)
+	if block == nil {
+		block, rest = &pem.Block{Type: "X509 CRL", Bytes: text}, nil
+	}
+	for ; block != nil; block, rest = pem.Decode(rest) {
+		switch block.Type {
+		case "X509 CRL":
+			l, err := x509.ParseRevocationList(block.Bytes)
+			if err != nil {
+				return nil, nil, errors.New("holds no CRL that can be read; put one there in PEM or DER form, as the CA publishes it")
+			}
+			lists = append(lists, l)
+		case "CERTIFICATE":
+			c, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return nil, nil, fmt.Errorf("certificate %d in it cannot be parsed: %w", len(issuers)+1, err)
+			}
+			issuers = append(issuers, c)
+		default:
+			return nil, nil, fmt.Errorf("holds a PEM block %.40q; it takes CRLs and the certificates of their issuers", block.Type)
+		}
+	}
+	if len(lists) == 0 {
+		return nil, nil, errors.New("holds no CRL; put one there in PEM or DER form, as the CA publishes it")
+	}
+	return lists, issuers, nil
 }
 
 // Roots makes a pool of the trust anchors in PEM text, and the list of them. It

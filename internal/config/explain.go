@@ -25,6 +25,8 @@ func Entries() []Entry {
 	all = append(all, entries("[identity]", "identity.", identityKeys)...)
 	all = append(all, entries("[spool]", "spool.", spoolKeys)...)
 	all = append(all, entries("[[destination]]", "destination.", destinationKeys)...)
+	all = append(all, entries("[southbound]", "southbound.", southboundKeys)...)
+	all = append(all, entries("[[southbound.identity]]", "southbound.identity.", southIdentityKeys)...)
 	all = append(all, entries("[[port]]", "port.", portKeys)...)
 	all = append(all, entries("[port.location]", "port.location.", locationKeys)...)
 	return append(all, Entry{Section: "[port.options]", Key: "port.options", Kind: "section",
@@ -150,7 +152,8 @@ that points nowhere is an error; ` + "`gatewayd check`" + ` lists all of them wi
 the file. The file holds no secrets. This page is made from the table that the reader itself uses.
 
 ` + "`systemctl reload gatewayd`" + ` (SIGHUP) checks the file and takes it over only if it is without fault; else
-the gateway goes on as it was. A reload never touches the spool. A change of state_dir, status_socket or
+the gateway goes on as it was. A reload never touches the spool; one that changes
+something about [southbound] or its files ends the connections of devices, which come back. A change of state_dir, status_socket or
 [spool] needs a restart, which a reload says.
 `
 

@@ -120,6 +120,44 @@ var portKeys = section[Port]{
 		"A file to which everything the device sends is recorded, patient identifiers included. For support only."},
 }
 
+var southboundKeys = section[Southbound]{
+	{"listen", ":" + DefaultPort, false, func(s *Southbound) kind { return listenAddress(&s.Listen) },
+		"host:port to listen on for devices that speak IHE PCD over MLLP and TLS themselves. Without a host: on all addresses. The port is 2575 if it is left out. Where the whole section is left out, nothing listens."},
+	{"trust", nil, true, func(s *Southbound) kind { return path(&s.Trust) },
+		"The PEM file of the root certificates that the chains of devices, and our own, must end in: those of the ECC and of the RSA chains. No other root is trusted."},
+	{"authorised", nil, true, func(s *Southbound) kind { return deviceNames(&s.Authorised) },
+		"The devices that may connect, by the common name of their certificates: their EUI-64. Nobody else gets in."},
+	{"crls", []any{}, false, func(s *Southbound) kind { return paths(&s.CRLs) },
+		"Files with the certificate revocation lists of the CAs of the devices, for the time when no OCSP responder answers. A PEM file may hold the certificate of the issuer too, where it is neither in trust nor in our own chains. They are renewed from the URL in them, into state_dir."},
+	{"destination", []any{}, false, func(s *Southbound) kind { return labels(&s.Destinations) },
+		"The names of the destinations that the messages go to, unchanged. Empty: all."},
+	{"leaf_only_tls13", false, false, func(s *Southbound) kind { return yesNo(&s.LeafOnly13) },
+		"Whether only the first certificate is stapled for in TLS 1.3, for devices that fail when more responses come. In TLS 1.2 nothing changes."},
+	{"min_tls", "1.2", false, func(s *Southbound) kind { return choice(&s.MinTLS, "1.2", "1.3") },
+		"The lowest version of TLS that a device may speak. Below 1.2 nobody gets in."},
+	{"max_connections", int64(256), false, func(s *Southbound) kind { return number(&s.MaxConnections, 1, 4096) },
+		"How many connections may be open at a time."},
+	{"max_per_device", int64(4), false, func(s *Southbound) kind { return number(&s.MaxPerDevice, 1, 64) },
+		"How many connections one device may have. A further one ends its oldest."},
+	{"max_message", "1MiB", false, func(s *Southbound) kind { return size(&s.MaxMessage, 1<<10, 16<<20) },
+		"How large a message may be. A larger one ends the connection."},
+	{"handshake_timeout", "15s", false, func(s *Southbound) kind { return duration(&s.HandshakeTimeout, time.Second, time.Minute) },
+		"How long the TLS handshake may take, the questions to OCSP responders included."},
+	{"idle_timeout", "10m", false, func(s *Southbound) kind { return duration(&s.IdleTimeout, time.Second, day) },
+		"After how long without a message a connection is closed."},
+	{"message_timeout", "30s", false, func(s *Southbound) kind { return duration(&s.MessageTimeout, time.Second, 10*time.Minute) },
+		"How long a message may take from its first byte to its last."},
+}
+
+var southIdentityKeys = section[Identity]{
+	{"certificate", nil, true, func(i *Identity) kind { return path(&i.Certificate) },
+		"The PEM file of a certificate that devices see, followed by its issuing certificates. There is one section for an ECC and one for an RSA certificate; without one of them, devices of that scheme cannot connect."},
+	{"key", nil, true, func(i *Identity) kind { return path(&i.Key) },
+		"The PEM file of its private key. For development only, as in [identity]."},
+	{"insecure_file_key", false, false, func(i *Identity) kind { return yesNo(&i.InsecureFileKey) },
+		"Must be true while the private key is in a file, as in [identity]."},
+}
+
 var locationKeys = section[Location]{
 	{"point_of_care", "", false, func(l *Location) kind { return text(&l.PointOfCare, 20) }, "The ward or unit, PV1-3.1."},
 	{"room", "", false, func(l *Location) kind { return text(&l.Room, 20) }, "The room, PV1-3.2."},

@@ -140,25 +140,29 @@ func (l *loader) table(n *node, name, prefix string) *node {
 }
 
 // tables is the sections called name.
-func (l *loader) tables(n *node, name string) []*node {
+func (l *loader) tables(n *node, name string) []*node { return l.nested(n, name, "") }
+
+// nested is tables below a section.
+func (l *loader) nested(n *node, name, prefix string) []*node {
 	t := n.table[name]
 	if t == nil {
 		return nil
 	}
 	if list, ok := t.plain.([]any); len(t.list) == 0 && !(ok && len(list) == 0) || len(t.list) > 0 && ok && len(list) != len(t.list) {
-		l.fault(t.at, name, fmt.Sprintf("is a section that may be there several times; write [[%s]]", name))
+		l.fault(t.at, prefix+name, fmt.Sprintf("is a section that may be there several times; write [[%s%s]]", prefix, name))
 	}
 	return t.list
 }
 
 func (l *loader) config(root *node) *Config {
 	c := &Config{Path: l.path}
-	read(l, root, "", rootKeys, c, "gateway", "identity", "spool", "destination", "port")
+	read(l, root, "", rootKeys, c, "gateway", "identity", "spool", "destination", "port", "southbound")
 	read(l, l.table(root, "gateway", ""), "gateway.", gatewayKeys, &c.Gateway)
 	identity := read(l, l.table(root, "identity", ""), "identity.", identityKeys, &c.Identity)
 	read(l, l.table(root, "spool", ""), "spool.", spoolKeys, &c.Spool)
 	l.destinations(c, root)
 	l.ports(c, root)
+	l.southbound(c, root)
 	l.checkIdentity(c, identity)
 	return c
 }
@@ -188,7 +192,7 @@ func (l *loader) ports(c *Config, root *node) {
 		l.checkPort(f, &p)
 		c.Ports = append(c.Ports, p)
 	}
-	if len(seen) == 0 && !l.failed() {
+	if len(seen) == 0 && root.table["southbound"] == nil && !l.failed() {
 		l.warn(root.at, "port", "there is none, so nothing is read; add a [[port]] section")
 	}
 }

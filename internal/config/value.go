@@ -301,6 +301,82 @@ func address(p *string) kind {
 	})
 }
 
+// listenAddress is an address of this machine, or none for all of them.
+func listenAddress(p *string) kind {
+	return ofText("host:port or :port", `":2575"`, func(_ *loader, s string) error {
+		if service, ok := strings.CutPrefix(s, ":"); ok {
+			if n, err := strconv.Atoi(service); err != nil || n < 1 || n > 65535 {
+				return fmt.Errorf("%.80q has no valid port; write :port with a port from 1 to 65535", s)
+			}
+			*p = s
+			return nil
+		}
+		a, err := Address(s)
+		if err != nil {
+			return err
+		}
+		*p = a
+		return nil
+	})
+}
+
+// list is a kind that is written as a list of texts. Each is held to one.
+func list(name, example string, p *[]string, one func(l *loader, s string) (string, error)) kind {
+	return kind{name, func(l *loader, v any) error {
+		items, ok := v.([]any)
+		if !ok {
+			return wrongKind(v, "a list, such as "+example)
+		}
+		out, wrong := make([]string, 0, len(items)), []error(nil)
+		for i, item := range items {
+			s, ok := item.(string)
+			if !ok {
+				wrong = append(wrong, fmt.Errorf("entry %d %w", i+1, wrongKind(item, "it in quotes")))
+				continue
+			}
+			s, err := one(l, s)
+			switch {
+			case err != nil:
+				wrong = append(wrong, fmt.Errorf("entry %d %w", i+1, err))
+			case slices.Contains(out, s):
+				wrong = append(wrong, fmt.Errorf("entry %d, %.64q, is there twice; take one out", i+1, s))
+			}
+			out = append(out, s)
+		}
+		*p = out
+		return errors.Join(wrong...)
+	}}
+}
+
+// single makes one entry of a list with a kind of one text.
+func single(of func(*string) kind) func(*loader, string) (string, error) {
+	return func(l *loader, s string) (string, error) {
+		var out string
+		err := of(&out).set(l, s)
+		return out, err
+	}
+}
+
+func paths(p *[]string) kind {
+	return list("list of file names", `["device-ca.crl"]`, p, single(path))
+}
+
+func labels(p *[]string) kind { return list("list of names", `["platform"]`, p, single(label)) }
+
+// maxDeviceName is ub-common-name of RFC 5280, appendix A.1, in bytes.
+const maxDeviceName = 64
+
+// deviceNames is a list of common names of devices. The separator of HL7 is in
+// none: the spool keeps devices apart by it.
+func deviceNames(p *[]string) kind {
+	return list("list of EUI-64 or common names", `["0123456789ABCDEF"]`, p, func(_ *loader, s string) (string, error) {
+		if s == "" || len(s) > maxDeviceName || strings.ContainsFunc(s, unicode.IsControl) || strings.Contains(s, "|") {
+			return "", fmt.Errorf("%.70q is no name of a device; write the common name of its certificate, 1 to %d bytes without |", s, maxDeviceName)
+		}
+		return AuthorisedName(s), nil
+	})
+}
+
 // withNext sets the last part of an error of package drivers or port, which says
 // what to write, apart as the next step.
 func withNext(err error) error {

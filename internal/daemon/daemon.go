@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -51,8 +53,12 @@ type Options struct {
 	// LockTimeout is how long to wait for another process to let the spool go; 0: 2 s.
 	LockTimeout time.Duration
 	// Open opens a port; nil: the port itself.
-	Open   func(context.Context, port.Spec, port.Line) (port.Port, error)
-	Timing drivers.Timing
+	Open func(context.Context, port.Spec, port.Line) (port.Port, error)
+	// Listen listens for devices; nil: on TCP. Responders asks OCSP and CRL
+	// servers; nil: the network.
+	Listen     func(address string) (net.Listener, error)
+	Responders *http.Client
+	Timing     drivers.Timing
 }
 
 // A Daemon is a gateway with a configuration.
@@ -78,7 +84,8 @@ type Daemon struct {
 	identity     identity
 	ports        []*portUnit
 	destinations []*destinationUnit
-	leaving      []*lane // that a reload took off, and that may not have ended yet
+	southbound   *southUnit // nil: none
+	leaving      []*lane    // that a reload took off, and that may not have ended yet
 	ready, ended bool
 	reloads      map[string]uint64
 	reloadFault  string
@@ -130,6 +137,9 @@ func (o Options) filled() Options {
 	if o.Open == nil {
 		o.Open = func(ctx context.Context, s port.Spec, l port.Line) (port.Port, error) { return s.Open(ctx, l) }
 	}
+	if o.Listen == nil {
+		o.Listen = func(address string) (net.Listener, error) { return net.Listen("tcp", address) }
+	}
 	return o
 }
 
@@ -157,12 +167,15 @@ func (d *Daemon) open(c *config.Config) error {
 	if err != nil {
 		return &ConfigError{err}
 	}
-	d.identity, d.ports, d.destinations = p.identity, p.ports, p.destinations
+	d.identity, d.ports, d.destinations, d.southbound = p.identity, p.ports, p.destinations, p.southbound
 	for _, u := range p.ports {
 		u.lanes.Store(ref(p.lanes[u]))
 	}
 	d.server, err = status.Listen(c.Gateway.StatusSocket, d, spoolStore{d.spool}, d.log)
 	if err != nil {
+		if d.southbound != nil {
+			d.southbound.release()
+		}
 		return err
 	}
 	return nil
@@ -187,6 +200,9 @@ func (d *Daemon) begin() {
 			p.startLane(l, d.last)
 		}
 		p.start(d.last)
+	}
+	if d.southbound != nil {
+		d.southbound.start(d.last)
 	}
 	d.ready = true
 }
@@ -237,12 +253,18 @@ func (d *Daemon) shutdown() {
 	defer stop.Stop()
 	d.mu.Lock()
 	d.ready, d.ended = false, true
-	ports, destinations, leaving := d.ports, d.destinations, d.leaving
+	ports, destinations, leaving, south := d.ports, d.destinations, d.leaving, d.southbound
 	d.mu.Unlock()
+	if south != nil {
+		south.stop()
+	}
 	end(leaving...)
 	end(ports...)
 	for _, p := range ports {
 		end(*p.lanes.Load()...)
+	}
+	if south != nil {
+		end(south)
 	}
 	end(destinations...)
 	d.log.Info("gatewayd ends", "waiting", d.waiting())

@@ -47,6 +47,7 @@ type plan struct {
 	destinations []*destinationUnit
 	ports        []*portUnit
 	lanes        map[*portUnit][]*lane
+	southbound   *southUnit // nil: none
 }
 
 // plan makes the parts of a configuration, and takes those over that do not change.
@@ -72,6 +73,10 @@ func (d *Daemon) plan(c *config.Config) (*plan, error) {
 		if p.lanes[u], err = d.planLanes(c, u, t); err != nil {
 			return nil, err
 		}
+	}
+	// The last, for it holds files: nothing can fail after it.
+	if p.southbound, err = d.planSouthbound(c); err != nil {
+		return nil, err
 	}
 	return p, nil
 }
@@ -175,8 +180,11 @@ func (d *Daemon) reload() error {
 	for _, w := range c.Warnings {
 		d.log.Warn(w.String())
 	}
-	if !ended {
+	switch {
+	case !ended:
 		d.swap(c, p)
+	case p.southbound != nil && p.southbound != d.southbound:
+		p.southbound.release()
 	}
 	return nil
 }
@@ -190,6 +198,7 @@ func (d *Daemon) swap(c *config.Config, p *plan) {
 	for _, u := range oldPorts {
 		end(*u.lanes.Load()...)
 	}
+	d.endSouthbound(p.southbound)
 	end(oldDestinations...)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -208,6 +217,25 @@ func (d *Daemon) swap(c *config.Config, p *plan) {
 	}
 	for _, u := range newPorts {
 		u.start(d.last)
+	}
+	if was := d.southbound; was != p.southbound {
+		d.southbound = p.southbound
+		if p.southbound != nil {
+			p.southbound.start(d.last)
+		}
+	}
+}
+
+// endSouthbound ends the server of devices if another one takes its place, or
+// none: there is one address. What it counted goes on with the next one.
+func (d *Daemon) endSouthbound(next *southUnit) {
+	was := d.southbound
+	if was == nil || was == next {
+		return
+	}
+	end(was)
+	if next != nil {
+		next.gone = was.counts()
 	}
 }
 

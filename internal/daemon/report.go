@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/drivers"
+	"github.com/bedside-gateway/gatewayd/internal/config"
 	"github.com/bedside-gateway/gatewayd/internal/status"
 	"github.com/bedside-gateway/gatewayd/spool"
 )
@@ -35,6 +36,10 @@ func (d *Daemon) Report() status.Report {
 		t := u.report(s.Queues[u.config.Name])
 		r.Destinations = append(r.Destinations, t)
 		c.destination(u, &t)
+	}
+	if u := d.southbound; u != nil {
+		r.Southbound = u.report()
+		c.southbound(u, r.Southbound)
 	}
 	c.whole(s)
 	r.Judge()
@@ -196,7 +201,7 @@ func (c *conditions) whole(s spool.Stats) {
 	}
 	c.spool(s)
 	c.certificate()
-	if d.config.Identity.InsecureFileKey {
+	if fileKeys(d.config) {
 		c.raise(status.Degraded, "development-key", "", time.Time{}, "DEVELOPMENT KEY IN USE: the private key is a file that can be copied.",
 			"Never use this gateway on patients; make a key in its TPM.")
 	}
@@ -211,6 +216,11 @@ func (c *conditions) whole(s spool.Stats) {
 		c.raise(status.Degraded, "messages-imperfect", "", time.Time{}, "Messages break a rule of the profile; they are sent all the same.",
 			"Report the findings in the log: journalctl -u gatewayd; the condition ends with a restart.")
 	}
+}
+
+// fileKeys reports whether a private key is a file.
+func fileKeys(c *config.Config) bool {
+	return c.Identity.InsecureFileKey || c.Southbound != nil && slices.ContainsFunc(c.Southbound.Identities, func(i config.Identity) bool { return i.InsecureFileKey })
 }
 
 func (c *conditions) spool(s spool.Stats) {

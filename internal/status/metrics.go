@@ -54,13 +54,22 @@ var (
 	descDelivered    = describeMetric("delivered_messages_total", "Messages that the platform acknowledged.", "destination")
 	descConnected    = describeMetric("destination_connected", "Whether a connection to the platform is open.", "destination")
 	descSend         = describeMetric("send_duration_seconds", "From the first byte of a message sent to its acknowledgement.", "destination")
+	descSouth        = describeMetric("southbound_listening", "Whether devices that speak IHE PCD themselves can connect.")
+	descSouthConns   = describeMetric("southbound_connections", "Open connections of an authorised device.", "device")
+	descSouthIn      = describeMetric("southbound_accepted_total", "Connections of devices that got in.")
+	descSouthOut     = describeMetric("southbound_refused_total", "Connections refused, by rule.", "rule")
+	descSouthMsgs    = describeMetric("southbound_messages_total", "Messages of devices: stored, failed (told to try again) or rejected.", "result")
+	descSouthBytes   = describeMetric("southbound_bytes_total", "Bytes of the messages of devices that were stored.")
+	descSouthCBC     = describeMetric("southbound_cbc_sessions_total", "Sessions of devices with a CBC suite.")
+	descSouthStaple  = describeMetric("southbound_staple_next_update_timestamp_seconds", "Until when the response that is stapled for our own certificate holds.", "slot", "position")
 	descNotAfter     = describeMetric("certificate_not_after_timestamp_seconds", "When the certificate of the gateway ends.", "slot")
 )
 
 var descriptions = []*prometheus.Desc{descBuild, descStart, descVerdict, descCondition, descPortState, descPortBytes, descPortOpened,
 	descPortPanics, descFrames, descObservations, descSimulated, descUnmapped, descLast, descMessages, descPending, descFindings,
 	descShapes, descReloads, descSpoolMsgs, descSpoolQuar, descSpoolBytes, descSpoolMax, descSpoolOldest, descSpoolCap,
-	descSpoolDropped, descSpoolRefused, descAcks, descHandshakes, descCBC, descVerdicts, descStaple, descDelivered, descConnected, descSend, descNotAfter}
+	descSpoolDropped, descSpoolRefused, descAcks, descHandshakes, descCBC, descVerdicts, descStaple, descDelivered, descConnected, descSend, descNotAfter,
+	descSouth, descSouthConns, descSouthIn, descSouthOut, descSouthMsgs, descSouthBytes, descSouthCBC, descSouthStaple}
 
 // Describe names all metrics.
 func (c collector) Describe(out chan<- *prometheus.Desc) {
@@ -88,6 +97,9 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 	for i := range r.Destinations {
 		m.destination(&r.Destinations[i])
+	}
+	if r.Southbound != nil {
+		m.southbound(r.Southbound)
 	}
 	m.spool(&r)
 }
@@ -131,6 +143,29 @@ func (m metrics) port(p *Port) {
 	m.counter(descMessages, p.Messages, p.Name)
 	m.gauge(descPending, float64(p.Pending), p.Name)
 }
+
+func (m metrics) southbound(s *Southbound) {
+	m.gauge(descSouth, number(s.Address != ""))
+	for _, device := range s.Authorised {
+		m.gauge(descSouthConns, float64(s.connections(device)), device)
+	}
+	m.counter(descSouthIn, s.Accepted)
+	m.counters(descSouthOut, s.Refused)
+	m.counter(descSouthMsgs, s.Messages, "stored")
+	m.counter(descSouthMsgs, s.Failed, "failed")
+	m.counter(descSouthMsgs, s.Rejected, "rejected")
+	m.counter(descSouthBytes, s.Bytes)
+	m.counter(descSouthCBC, s.CBC)
+	for _, staple := range s.Staples {
+		m.time(descSouthStaple, staple.Until, slot(staple.Identity), strconv.Itoa(staple.Position))
+	}
+	for i, until := range s.Certificates {
+		m.time(descNotAfter, until, slot(i))
+	}
+}
+
+// slot is the name of a certificate that devices see.
+func slot(i int) string { return "southbound-" + strconv.Itoa(i+1) }
 
 func (m metrics) destination(d *Destination) {
 	m.gauge(descSpoolMsgs, float64(d.Messages), d.Name)

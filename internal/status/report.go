@@ -65,6 +65,7 @@ type Report struct {
 	Conditions   []Condition       `json:"conditions"`
 	Ports        []Port            `json:"ports"`
 	Destinations []Destination     `json:"destinations"`
+	Southbound   *Southbound       `json:"southbound,omitempty"` // nil: not configured
 	Spool        Spool             `json:"spool"`
 	Findings     map[string]uint64 `json:"message_findings"` // by severity
 	Shapes       int               `json:"message_shapes"`   // distinct shapes of messages that were checked
@@ -124,6 +125,66 @@ type Destination struct {
 	Quarantined int               `json:"quarantined"`
 	Delivered   uint64            `json:"delivered"`
 	Durations   Durations         `json:"send_duration"`
+}
+
+// Southbound is the state of the server for devices that speak IHE PCD themselves.
+type Southbound struct {
+	Listen       string            `json:"listen"`
+	Address      string            `json:"address,omitempty"` // where it listens; empty while it does not
+	Since        time.Time         `json:"since,omitzero"`
+	Fault        string            `json:"fault,omitempty"`
+	Authorised   []string          `json:"authorised"`
+	Connections  int               `json:"connections"`
+	Handshakes   int               `json:"handshakes"` // under way
+	Devices      []Device          `json:"devices"`    // one for each connection
+	Accepted     uint64            `json:"accepted"`   // connections
+	Refused      map[string]uint64 `json:"refused"`    // connections, by rule
+	Refusals     []Refusal         `json:"last_refusals,omitempty"`
+	Messages     uint64            `json:"messages"` // stored and acknowledged
+	Bytes        uint64            `json:"bytes"`
+	Failed       uint64            `json:"failed"`   // not stored: the device was told to try again
+	Rejected     uint64            `json:"rejected"` // told never to
+	Skipped      uint64            `json:"skipped_bytes"`
+	CBC          uint64            `json:"cbc_sessions"`
+	Panics       uint64            `json:"panics"`
+	Staples      []Staple          `json:"staples,omitempty"`
+	Responders   []Responder       `json:"failing_responders,omitempty"`
+	Certificates []time.Time       `json:"certificates_not_after"` // by identity
+}
+
+// A Device is an open connection of a device.
+type Device struct {
+	Name        string    `json:"name"` // common name of its certificate
+	Remote      string    `json:"remote"`
+	Since       time.Time `json:"since"`
+	Messages    uint64    `json:"messages"`
+	LastMessage time.Time `json:"last_message,omitzero"`
+}
+
+// A Refusal is the latest connection that was refused by a rule.
+type Refusal struct {
+	Time   time.Time `json:"time"`
+	Remote string    `json:"remote"`
+	Rule   string    `json:"rule"`
+	Reason string    `json:"reason"`
+}
+
+// A Staple is the OCSP response that is stapled for a certificate of our own.
+type Staple struct {
+	Identity    int       `json:"identity"`
+	Position    int       `json:"position"` // in its chain
+	Certificate string    `json:"certificate"`
+	Says        string    `json:"says,omitempty"` // good or revoked; empty where there is none
+	Until       time.Time `json:"until,omitzero"`
+	Problem     string    `json:"problem,omitempty"` // why there is no newer one
+}
+
+// A Responder is an OCSP or CRL server that failed when it was last needed.
+type Responder struct {
+	Host     string    `json:"host"`
+	Failures int       `json:"failures"`
+	Reason   string    `json:"reason"`
+	Retry    time.Time `json:"retry"`
 }
 
 // Durations are counts of exchanges by how long they took, for a histogram.

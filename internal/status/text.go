@@ -18,6 +18,7 @@ func (r *Report) Write(w io.Writer) error {
 	}
 	r.writePorts(&b)
 	r.writeDestinations(&b)
+	r.writeSouthbound(&b)
 	r.writeSpool(&b)
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -108,6 +109,50 @@ func (r *Report) writeDestinations(b *strings.Builder) {
 			fmt.Fprintf(b, "%s: %s%s\n", d.Name, d.TLS, d.staples(r.Now))
 		}
 	}
+}
+
+func (r *Report) writeSouthbound(b *strings.Builder) {
+	s := r.Southbound
+	if s == nil {
+		return
+	}
+	if len(s.Devices) > 0 {
+		b.WriteByte('\n')
+		t := tabwriter.NewWriter(b, 0, 8, 2, ' ', 0)
+		fmt.Fprintln(t, "DEVICE\tREMOTE\tCONNECTED FOR\tMESSAGES\tLAST MESSAGE")
+		for _, d := range s.Devices {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", d.Name, d.Remote, age(r.Now, d.Since), d.Messages, ago(r.Now, d.LastMessage))
+		}
+		t.Flush()
+	}
+	state := "closed, " + s.Listen
+	if s.Address != "" {
+		state = "listening on " + s.Address
+	}
+	fmt.Fprintf(b, "\ndevices: %s, %d of %d authorised connected, %d messages stored, %d connections refused\n",
+		state, s.Present(), len(s.Authorised), s.Messages, s.refused())
+}
+
+// Present is how many of the authorised devices are connected.
+func (s *Southbound) Present() (n int) {
+	for _, name := range s.Authorised {
+		n += int(number(s.connections(name) > 0))
+	}
+	return n
+}
+
+func (s *Southbound) connections(device string) (n int) {
+	for _, d := range s.Devices {
+		n += int(number(d.Name == device))
+	}
+	return n
+}
+
+func (s *Southbound) refused() (sum uint64) {
+	for _, n := range s.Refused {
+		sum += n
+	}
+	return sum
 }
 
 // staples says how long the platform's responses hold: the one that ends first.
