@@ -65,6 +65,34 @@ func root(t testing.TB, ca bool, until time.Time) []byte {
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
+// crl is an empty CRL in PEM form, with the certificate of its issuer.
+func crl(t testing.TB) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Test CA"}, IsCA: true, BasicConstraintsValid: true, SubjectKeyId: []byte{1}, KeyUsage: x509.KeyUsageCRLSign}
+	made, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1), NextUpdate: time.Now().Add(time.Hour)}, c, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: signed}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: made})...)
+}
+
+func der(t testing.TB, text []byte) []byte {
+	t.Helper()
+	block, _ := pem.Decode(text)
+	if block == nil {
+		t.Fatal("no PEM")
+	}
+	return block.Bytes
+}
+
 func options(t testing.TB) Options {
 	t.Helper()
 	known, err := drivers.NewRegistry(asker{}, talker{})
@@ -77,6 +105,8 @@ func options(t testing.TB) Options {
 		"/etc/g/leaf.pem":  root(t, false, now.Add(time.Hour)),
 		"/etc/g/key.pem":   pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: []byte{1}}),
 		"/etc/g/empty.pem": nil,
+		"/etc/g/a.crl":     crl(t),
+		"/etc/g/a.der":     der(t, crl(t)),
 	}
 	return Options{Drivers: known, Now: now, ReadFile: func(name string) ([]byte, error) {
 		if name == "/etc/g/secret.pem" {
@@ -301,6 +331,84 @@ func TestFaultsAreNamedWithTheirPlaceAndTheNextStep(t *testing.T) {
 	}
 }
 
+const south = good + `
+[southbound]
+trust = "roots.pem"
+authorised = ["01-23-45-67-89-ab-cd-ef", "pump 7"]
+
+[[southbound.identity]]
+certificate = "device.pem"
+key = "device.key"
+insecure_file_key = true
+`
+
+func TestTheServerForDevicesHasItsDefaultsAndTakesEveryKey(t *testing.T) {
+	c, err := Parse("/etc/g/gatewayd.toml", []byte(south), options(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity := Identity{"/etc/g/device.pem", "/etc/g/device.key", true}
+	want := &Southbound{Listen: ":2575", Identities: []Identity{identity}, Trust: "/etc/g/roots.pem", CRLs: []string{}, Destinations: []string{},
+		Authorised: []string{"0123456789ABCDEF", "pump 7"}, MinTLS: "1.2", MaxConnections: 256, MaxPerDevice: 4, MaxMessage: 1 << 20,
+		HandshakeTimeout: 15 * time.Second, IdleTimeout: 10 * time.Minute, MessageTimeout: 30 * time.Second}
+	if !reflect.DeepEqual(c.Southbound, want) {
+		t.Errorf("got  %+v\nwant %+v", c.Southbound, want)
+	}
+	if got := c.Southbound.Queues(c.Destinations); !reflect.DeepEqual(got, []string{"platform"}) {
+		t.Errorf("queues %v", got)
+	}
+	text := strings.Replace(south, "[southbound]", "[southbound]\nlisten = \"10.0.0.1\"\ncrls = [\"a.crl\", \"a.der\"]\ndestination = [\"platform\"]\nleaf_only_tls13 = true\n"+
+		"min_tls = \"1.3\"\nmax_connections = 10\nmax_per_device = 1\nmax_message = \"64KiB\"\nhandshake_timeout = \"5s\"\nidle_timeout = \"1h\"\nmessage_timeout = \"10s\"", 1)
+	if c, err = Parse("/etc/g/gatewayd.toml", []byte(text), options(t)); err != nil {
+		t.Fatal(err)
+	}
+	want = &Southbound{Listen: "10.0.0.1:2575", Identities: []Identity{identity}, Trust: "/etc/g/roots.pem", CRLs: []string{"/etc/g/a.crl", "/etc/g/a.der"}, Destinations: []string{"platform"},
+		Authorised: []string{"0123456789ABCDEF", "pump 7"}, LeafOnly13: true, MinTLS: "1.3", MaxConnections: 10, MaxPerDevice: 1, MaxMessage: 64 << 10,
+		HandshakeTimeout: 5 * time.Second, IdleTimeout: time.Hour, MessageTimeout: 10 * time.Second}
+	if !reflect.DeepEqual(c.Southbound, want) {
+		t.Errorf("got  %+v\nwant %+v", c.Southbound, want)
+	}
+}
+
+func TestFaultsOfTheServerForDevices(t *testing.T) {
+	for name, row := range map[string]struct{ old, new, want string }{
+		"no identity":                 {"[[southbound.identity]]", "[[other]]", "southbound.identity: is missing; devices connect to nobody"},
+		"an identity that is a table": {"[[southbound.identity]]", "[southbound.identity]", "southbound.identity: is a section that may be there several times; write [[southbound.identity]]"},
+		"a section in double":         {"[southbound]", "[[southbound]]", "southbound: is a section that is there once; write [southbound]"},
+		"a key that fits not":         {"[[southbound.identity]]\ncertificate = \"device.pem\"", "[[southbound.identity]]\ncertificate = \"roots.pem\"", "southbound.identity.certificate: /etc/g/device.key does not fit"},
+		"a key that is missing":       {"[[southbound.identity]]\ncertificate = \"device.pem\"", "[[southbound.identity]]", "southbound.identity.certificate: is missing"},
+		"a file key":                  {"[[southbound.identity]]\ncertificate = \"device.pem\"\nkey = \"device.key\"\ninsecure_file_key = true", "[[southbound.identity]]\ncertificate = \"device.pem\"\nkey = \"device.key\"", "southbound.identity.key: a private key in a file can be copied"},
+		"nobody authorised":           {"[\"01-23-45-67-89-ab-cd-ef\", \"pump 7\"]", "[]", "southbound.authorised: is empty, so that no device could connect"},
+		"authorised is missing":       {"authorised =", "authorized =", "southbound.authorized: there is no such key; did you mean authorised?"},
+		"a device twice":              {"\"pump 7\"", "\"0123456789abcdef\"", "southbound.authorised: entry 2, \"0123456789ABCDEF\", is there twice"},
+		"a name with a separator":     {"pump 7", "pump|7", "southbound.authorised: entry 2 \"pump|7\" is no name of a device"},
+		"a name that is a number":     {"\"pump 7\"", "7", "southbound.authorised: entry 2 is a number; write it in quotes"},
+		"a destination that is none":  {"authorised =", "destination = [\"plattform\"]\nauthorised =", "southbound.destination: there is no destination \"plattform\""},
+		"a port that is none":         {"authorised =", "listen = \":0\"\nauthorised =", "southbound.listen: \":0\" has no valid port"},
+		"an address that is none":     {"authorised =", "listen = \"a b:1\"\nauthorised =", "southbound.listen: \"a b:1\" is no address"},
+		"TLS 1.1":                     {"authorised =", "min_tls = \"1.1\"\nauthorised =", "southbound.min_tls: \"1.1\" is none of the choices"},
+		"a CRL that is none":          {"authorised =", "crls = [\"roots.pem\"]\nauthorised =", "southbound.crls: /etc/g/roots.pem holds no CRL; put one there"},
+		"a CRL that is a key":         {"authorised =", "crls = [\"key.pem\"]\nauthorised =", "southbound.crls: /etc/g/key.pem holds a PEM block"},
+		"a CRL that is empty":         {"authorised =", "crls = [\"empty.pem\"]\nauthorised =", "southbound.crls: /etc/g/empty.pem holds no CRL that can be read"},
+		"a CRL that is not there":     {"authorised =", "crls = [\"no.crl\"]\nauthorised =", "southbound.crls: /etc/g/no.crl does not exist"},
+		"a trust file that is none":   {"[southbound]\ntrust = \"roots.pem\"", "[southbound]\ntrust = \"leaf.pem\"", "southbound.trust: /etc/g/leaf.pem certificate 1 in it"},
+		"messages beyond the spool":   {"[southbound]", "[spool]\nmax_bytes = \"1MiB\"\n[southbound]", "southbound.max_message: such a message would take more than half of the spool"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := strings.Replace(south, row.old, row.new, 1)
+			_, err := Parse("/etc/g/gatewayd.toml", []byte(text), options(t))
+			if err == nil || !strings.Contains(err.Error(), row.want) {
+				t.Fatalf("got\n%v\nwant %s", err, row.want)
+			}
+			for _, p := range err.(Problems) {
+				if p.Line == 0 || p.Column == 0 || p.Next == "" {
+					t.Errorf("%v: place or next step is missing", p)
+				}
+			}
+		})
+	}
+}
+
 func TestAllProblemsComeOutOfOneRun(t *testing.T) {
 	text := `
 [gateway]
@@ -404,6 +512,7 @@ func TestSizesReadBackAsTheyAreWritten(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add(good)
+	f.Add(south)
 	f.Add(strings.ReplaceAll(good, "[", "[["))
 	f.Add("a.b = 1\na.c = {d = [{e = 1}]}\n[[a.f]]\n[a.f.g]")
 	f.Add("port = [{name = 1}, 2]\n[identity]\nkey = [[]]")

@@ -68,6 +68,11 @@ var keys = sync.OnceValues(func() (*pki.PKI, error) { return pki.New(pki.Options
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
+	return newHouseOf(t, keys)
+}
+
+func newHouseOf(t *testing.T, keys func() (*pki.PKI, error)) *house {
+	t.Helper()
 	t.Parallel()
 	known, err := drivers.NewRegistry(words{})
 	if err != nil {
