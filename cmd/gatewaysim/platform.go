@@ -175,11 +175,11 @@ func (a *app) runPlatform(ctx context.Context, f platformFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := p.Listen(f.listen); err != nil {
-		return errors.Join(err, p.Close())
-	}
 	if err := p.FetchStaples(ctx); err != nil && ctx.Err() == nil {
 		fmt.Fprintf(a.err, "gatewaysim: gateways will refuse the platform for now: %v\n", err)
+	}
+	if err := p.Listen(f.listen); err != nil {
+		return errors.Join(err, p.Close())
 	}
 	endControl, err := serveControl(f.control, p.Control())
 	if err != nil {

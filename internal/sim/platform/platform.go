@@ -334,16 +334,15 @@ func (p *Platform) SetAnswer(answers ...Answer) {
 }
 
 // FetchStaples gets the responses for the platform's own chain from their
-// responders, where it has a Fetcher. The error says what is missing still; it
-// is tried again later.
+// responders, where it has a Fetcher: before Listen, so that they are there for
+// the first gateway. The error says what is missing still; it is tried again later.
 func (p *Platform) FetchStaples(ctx context.Context) error {
-	p.mu.Lock()
-	l := p.life
-	p.mu.Unlock()
-	if l == nil {
-		return net.ErrClosed
+	s, err := p.server(&life{})
+	if err != nil {
+		return err
 	}
-	return l.server.FetchStaples(ctx)
+	defer s.Close()
+	return s.FetchStaples(ctx)
 }
 
 // Kill is the death of the platform's machine as its peers see it: the listener
