@@ -1,6 +1,7 @@
 package southbound
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -464,4 +466,63 @@ func FuzzAnswer(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+func TestAFaultOfTheProgramStaysAtItsConnection(t *testing.T) {
+	w := newWard(t, func(o *Options) {
+		took := o.Sink
+		o.Sink = func(ctx context.Context, device string, message []byte) error {
+			if bytes.Contains(message, []byte("|BAD|")) {
+				panic(string(message))
+			}
+			return took(ctx, device, message)
+		}
+	})
+	other := w.device()
+	bad := w.device()
+	must(t, bad.WriteBlock([]byte(message("BAD", "AL", "NE")), inTime()))
+	if _, err := bad.ReadBlock(inTime()); err == nil {
+		t.Error("it was answered")
+	}
+	w.exchange(other, message("A", "AL", "NE"))
+	w.until("the count", func(s Status) bool { return s.Panics == 1 && s.Connections == 1 })
+	if text := w.log.String(); !strings.Contains(text, "contained to this connection") || strings.Contains(text, "Doe") {
+		t.Error(text)
+	}
+}
+
+func TestAKilledServerResetsItsConnections(t *testing.T) {
+	w := newWard(t, nil)
+	c := w.device()
+	w.exchange(c, message("A", "AL", "NE"))
+	w.Kill()
+	if _, err := c.ReadBlock(inTime()); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("%v, want a reset", err)
+	}
+	must(t, w.stop())
+}
+
+func TestWhatIsInNoFrameIsCounted(t *testing.T) {
+	var mu sync.Mutex
+	var last Event
+	w := newWard(t, func(o *Options) {
+		o.Events = func(e Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			last = e
+		}
+	})
+	c, err := w.dial(w.config("device", tls.VersionTLS13))
+	must(t, err)
+	_, err = c.Write([]byte("noise"))
+	must(t, err)
+	w.exchange(mllp.NewConn(c, 1<<16), message("A", "AL", "NE"))
+	must(t, c.Close())
+	w.until("the count", func(s Status) bool { return s.Skipped == 5 })
+	must(t, w.stop())
+	mu.Lock()
+	defer mu.Unlock()
+	if last.Kind != Disconnected || last.Skipped != 5 || last.Device != deviceCN {
+		t.Errorf("%+v", last)
+	}
 }

@@ -53,7 +53,11 @@ func (a *app) check(path string) error {
 	for _, w := range c.Warnings {
 		fmt.Fprintln(a.err, w)
 	}
-	fmt.Fprintf(a.out, "%s is in order: %s, %s\n", path, count(len(c.Ports), "port"), count(len(c.Destinations), "destination"))
+	fmt.Fprintf(a.out, "%s is in order: %s, %s", path, count(len(c.Ports), "port"), count(len(c.Destinations), "destination"))
+	if s := c.Southbound; s != nil {
+		fmt.Fprintf(a.out, ", %s at %s", count(len(s.Authorised), "device"), s.Listen)
+	}
+	fmt.Fprintln(a.out)
 	return nil
 }
 

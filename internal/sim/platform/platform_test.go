@@ -514,6 +514,7 @@ func TestTheStoreSurvivesARestartAndATornTail(t *testing.T) {
 	if _, err := platform.New(platform.Options{Dir: dir, Roots: certificates(t).Roots(), Certificates: []tls.Certificate{identity}}); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("a second platform in one store: %v", err)
 	}
+	g.tls.Close() // or the platform waits a second for it to hear the end
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -538,6 +539,7 @@ func TestTheStoreSurvivesARestartAndATornTail(t *testing.T) {
 	if c := second.Counts(); c.Stored != 3 || c.Again != 2 {
 		t.Errorf("at the end: %+v", c)
 	}
+	g.tls.Close()
 	if err := second.Close(); err != nil {
 		t.Fatal(err)
 	}
