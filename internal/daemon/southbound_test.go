@@ -26,6 +26,7 @@ import (
 	"github.com/bedside-gateway/gatewayd/mllp"
 	"github.com/bedside-gateway/gatewayd/northbound"
 	"github.com/bedside-gateway/gatewayd/pcd"
+	"github.com/bedside-gateway/gatewayd/southbound"
 	"github.com/bedside-gateway/gatewayd/spool"
 	"github.com/bedside-gateway/gatewayd/tlspolicy"
 )
@@ -532,3 +533,26 @@ func TestA1_OpenSSLIsADevice(t *testing.T) {
 	u.raises("devices-refused", "")
 }
 
+// FuzzReceived: whatever a device sends, the spool takes the entry or the
+// device is told never to send it again, and nothing of it is in the reason.
+func FuzzReceived(f *testing.F) {
+	for _, m := range []string{pump("P1", "1"), "MSH|^~\\&|||||||ORU^R40|1|P|2.6", "MSH|", "", "MSH#^~\\&#\rPID", pump("a|b", "1"), pump("P\\F\\1", "1")} {
+		f.Add([]byte(m))
+	}
+	s, err := spool.Open(filepath.Join(f.TempDir(), "spool.db"), spool.Options{Key: [32]byte{1}, MaxBytes: 1 << 20, MaxAge: time.Hour})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { s.Close() })
+	i := newIntake(s, []string{"platform"}, nil, time.Now)
+	f.Fuzz(func(t *testing.T, message []byte) {
+		err := i.take(t.Context(), strings.Repeat("N", 64), message)
+		var never *southbound.RejectError
+		if err != nil && !errors.As(err, &never) && !errors.Is(err, spool.ErrFull) {
+			t.Fatalf("%q: %v", message, err)
+		}
+		if never != nil && strings.Contains(never.Reason, "MARK") {
+			t.Error(never.Reason)
+		}
+	})
+}
