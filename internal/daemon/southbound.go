@@ -211,6 +211,7 @@ func (u *southUnit) start(ctx context.Context) {
 
 // release gives up what the unit holds. Nothing of it runs any more.
 func (u *southUnit) release() {
+	u.stands("", nil)
 	u.mu.Lock()
 	u.server.Close()
 	u.mu.Unlock()
