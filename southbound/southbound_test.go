@@ -485,8 +485,10 @@ func TestAFaultOfTheProgramStaysAtItsConnection(t *testing.T) {
 		t.Error("it was answered")
 	}
 	w.exchange(other, message("A", "AL", "NE"))
-	w.until("the count", func(s Status) bool { return s.Panics == 1 && s.Connections == 1 })
-	if text := w.log.String(); !strings.Contains(text, "contained to this connection") || strings.Contains(text, "Doe") {
+	w.until("the count and the log", func(s Status) bool {
+		return s.Panics == 1 && s.Connections == 1 && strings.Contains(w.log.String(), "contained to this connection")
+	})
+	if text := w.log.String(); strings.Contains(text, "Doe") {
 		t.Error(text)
 	}
 }
