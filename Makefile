@@ -66,6 +66,7 @@ overlay: ## the edited crypto/tls that the build lays over the stock one
 test-tls: ## Go's own tests of crypto/tls, and ours inside it, under the overlay
 	GOFLAGS= $(GO) run ./tlsoverlay/gen -tests -out _build/tls-tests
 	@test/stock_tls.sh _build/tls-tests/overlay.json
+	GOFLAGS= NEED_TLS_OVERLAY= $(GO) test -count=1 -run 'Without' ./tlsoverlay ./tlspolicy ./cmd/gatewayd
 
 generate: overlay ## the tables that are made from CSV
 	$(GO) generate ./...

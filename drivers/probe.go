@@ -22,7 +22,7 @@ func (e *lineError) Unwrap() error { return e.err }
 //     listen-only port: go on at once;
 //   - the driver's protocol, though nobody asked: wait for it to end. It is
 //     what a device still sends for a session that was cut off, or the answers
-//     to another master, and then this session stays off;
+//     to another master, and then ours is not begun;
 //   - another protocol: stay off;
 //   - nothing: go on.
 func (s *Session) probe(ctx context.Context, p port.Port) error {

@@ -100,7 +100,7 @@ func TestRevealGivesTheTextAndAnEmptyOneIsEmpty(t *testing.T) {
 func TestPHIKeepsACopy(t *testing.T) {
 	b := []byte(secret)
 	p := observation.NewPHI(unsafe.String(&b[0], len(b)))
-	copy(b, "XXXXXXXXXXX")
+	copy(b, "overwritten")
 	if p.Reveal() != secret {
 		t.Errorf("the text changed to %q with the memory that it was made of", p.Reveal())
 	}

@@ -749,7 +749,7 @@ func TestAReportIsOnlyBorrowed(t *testing.T) {
 		observation.Observation{Code: ventMode, Value: observation.Value{Kind: observation.KindText, Text: string(text)}},
 		samples(ecgII, millivolt, after(-8*time.Millisecond), 1, 2))
 	s.Add(r)
-	*p = *admitted("XX", "XXXX")
+	*p = *admitted("OTHER", "Other")
 	*r.Device = observation.Device{Type: 69965, ID: 1, Model: "XX"}
 	for i := range r.Observations[2].Value.Samples.Values {
 		r.Observations[2].Value.Samples.Values[i] = 0x1111

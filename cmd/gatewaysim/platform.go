@@ -176,7 +176,7 @@ func (a *app) runPlatform(ctx context.Context, f platformFlags) error {
 		return err
 	}
 	if err := p.FetchStaples(ctx); err != nil && ctx.Err() == nil {
-		fmt.Fprintf(a.err, "gatewaysim: gateways will refuse the platform for now: %v\n", err)
+		fmt.Fprintf(a.err, "gatewaysim: gateways refuse the platform until its responders answer: %v\n", err)
 	}
 	if err := p.Listen(f.listen); err != nil {
 		return errors.Join(err, p.Close())

@@ -128,26 +128,13 @@ func (l *link) note(o outgoing, f fate) {
 	case fateLost:
 		c.Lost++
 	case fateSent:
-		c.Sent++
-		c.SentBytes += uint64(len(o.pdu))
-		for _, n := range o.numerics {
-			if n.Value != "" {
-				c.Numerics[n.Physio]++
-			}
-		}
-		for _, w := range o.waves {
-			c.WaveBlocks[w]++
-		}
+		c.sent(o)
 	}
 }
 
 // told hands the values of a PDU that was sent to the one who counts.
 func (l *link) told(o outgoing) {
-	if f := l.m.o.OnNumeric; f != nil {
-		for _, n := range o.numerics {
-			f(n)
-		}
-	}
+	o.tell(l.m.o.OnNumeric)
 }
 
 // badFrames counts what the deframer threw away.

@@ -42,24 +42,11 @@ func (p *player) note(o outgoing, f fate) {
 		c.Lost++
 		return
 	}
-	c.Sent++
-	c.SentBytes += uint64(len(o.pdu))
-	for _, n := range o.numerics {
-		if n.Value != "" {
-			c.Numerics[n.Physio]++
-		}
-	}
-	for _, w := range o.waves {
-		c.WaveBlocks[w]++
-	}
+	c.sent(o)
 }
 
 func (p *player) told(o outgoing) {
-	if f := p.r.o.OnNumeric; f != nil {
-		for _, n := range o.numerics {
-			f(n)
-		}
-	}
+	o.tell(p.r.o.OnNumeric)
 }
 
 func (p *player) count(f func(*Counts)) {

@@ -27,6 +27,30 @@ type outgoing struct {
 	waves    []uint32
 }
 
+// sent counts a PDU that went out undamaged.
+func (c *Counts) sent(o outgoing) {
+	c.Sent++
+	c.SentBytes += uint64(len(o.pdu))
+	for _, n := range o.numerics {
+		if n.Value != "" {
+			c.Numerics[n.Physio]++
+		}
+	}
+	for _, w := range o.waves {
+		c.WaveBlocks[w]++
+	}
+}
+
+// tell hands its values to the one who counts, if there is one.
+func (o outgoing) tell(f func(Numeric)) {
+	if f == nil {
+		return
+	}
+	for _, n := range o.numerics {
+		f(n)
+	}
+}
+
 // order in which the polls of one tick are answered, as recorded: numerics,
 // alarms, waves last.
 var classOrder = []uint16{classMDS, classPatient, classNumeric, classEnum, classAlarms, classWave}
