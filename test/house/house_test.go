@@ -33,6 +33,8 @@ var allowed = map[string][]string{
 	"spool":                  {},
 	"tlspolicy":              {"revocation", "tlsoverlay"},
 	"keystore":               {},
+	"keystore/attest":        {},
+	"keystore/est":           {},
 	"revocation":             {},
 	"revocation/fetch":       {"revocation"},
 	"southbound":             {"hl7", "mllp", "pcd", "revocation", "revocation/fetch", "spool", "tlsoverlay", "tlspolicy"},
