@@ -38,6 +38,7 @@ var allowed = map[string][]string{
 	"revocation":             {},
 	"revocation/fetch":       {"revocation"},
 	"southbound":             {"hl7", "mllp", "pcd", "revocation", "revocation/fetch", "spool", "tlsoverlay", "tlspolicy"},
+	"tunnel/inspect":         {},
 	"tlsoverlay":             {},
 	"tlsoverlay/gen":         {},
 	"tlsoverlay/overlaytest": {"tlsoverlay"},
