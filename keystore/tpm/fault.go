@@ -1,0 +1,148 @@
+package tpm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// A Fault is a kind of trouble with the TPM that an operator can tell from the
+// others. Its text is the name of the condition in status and metrics.
+type Fault string
+
+// The faults. Each has its test with its recovery.
+const (
+	Absent      Fault = "tpm-absent"       // there is none at the address
+	Forbidden   Fault = "tpm-forbidden"    // it may not be opened by our user
+	Cleared     Fault = "tpm-cleared"      // the same TPM, whose owner was cleared: its keys are gone
+	Replaced    Fault = "tpm-replaced"     // another TPM than the keys were made in
+	LockedOut   Fault = "tpm-lockout"      // it refuses after too many wrong authorisations
+	Busy        Fault = "tpm-busy"         // somebody else holds it, or it never gets to us
+	Failing     Fault = "tpm-failing"      // it does not answer, or tells of its own failure
+	Full        Fault = "tpm-full"         // no room for a key or a session, with ours flushed
+	Foreign     Fault = "key-foreign"      // the key file is of another TPM or parent
+	Tampered    Fault = "key-damaged"      // the key file is damaged or was changed
+	Refused     Fault = "tpm-policy"       // the key's policy does not allow its use in this state
+	OwnerLocked Fault = "tpm-owner-locked" // the owner hierarchy has a password
+	Unable      Fault = "tpm-unable"       // it lacks what was asked for
+	Other       Fault = "tpm-error"
+)
+
+var next = map[Fault]string{
+	Absent:      "look whether the TPM is fitted and enabled, and at tpm in [identity]; gatewayd tries again by itself",
+	Forbidden:   "give the user of gatewayd access to the device: usermod -aG tss gatewayd, then restart it",
+	Cleared:     "its keys are gone for good: run gatewayd enroll reset, then gatewayd enroll init, and have a new certificate issued",
+	Replaced:    "put the TPM or the board back that the gateway was enrolled with, or run gatewayd enroll reset, then gatewayd enroll init, and have a new certificate issued",
+	LockedOut:   "wait until it recovers by itself, or run tpm2_dictionarylockout --clear-lockout; the gateway's own key is exempt and goes on",
+	Busy:        "find the program that holds it (fuser /dev/tpm0) and use /dev/tpmrm0; gatewayd tries again by itself",
+	Failing:     "switch the box off and on again; if it stays, the TPM is broken: exchange the board and enrol it anew",
+	Full:        "find the program that leaves keys or sessions in it, or flush them: tpm2_flushcontext -t -l -s",
+	Foreign:     "the file was copied from another box, or is older than the last clearing of this TPM: run gatewayd enroll reset, then gatewayd enroll init",
+	Tampered:    "bring the file back from the slot before, or run gatewayd enroll reset, then gatewayd enroll init",
+	Refused:     "boot a firmware that the manufacturer approved for this key, or install its approvals; the key itself is unharmed",
+	OwnerLocked: "take the password off the owner hierarchy (tpm2_changeauth -c owner), or give the gateway a TPM of its own",
+	Unable:      "choose another key_type in [identity]",
+	Other:       "report it with the log: journalctl -u gatewayd",
+}
+
+// An Error is a TPM that did not do what it was asked for.
+type Error struct {
+	Fault   Fault
+	What    string // that was asked for
+	Address string
+	Err     error
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("TPM %s: could not %s: %s: %v; %s", e.Address, e.What, e.Fault, e.Err, e.Next())
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Next is what to do.
+func (e *Error) Next() string { return next[e.Fault] }
+
+// FaultOf is the fault of an error, or "" where it is none of a TPM.
+func FaultOf(err error) Fault {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Fault
+	}
+	return ""
+}
+
+var (
+	errImpatient = errors.New("others of this gateway used it all the time")
+	errClosed    = errors.New("it was closed")
+)
+
+// A faultError has its fault already.
+type faultError struct {
+	fault Fault
+	text  string
+}
+
+func (e *faultError) Error() string { return e.text }
+
+func (t *TPM) fault(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	return &Error{Fault: classify(err), What: what, Address: t.address, Err: err}
+}
+
+// classify names the fault of an error.
+func classify(err error) Fault {
+	if e, ok := errors.AsType[*faultError](err); ok {
+		return e.fault
+	}
+	switch {
+	case errors.Is(err, errImpatient), errors.Is(err, syscall.EBUSY):
+		return Busy
+	case errors.Is(err, context.Canceled):
+		return Other
+	case errors.Is(err, fs.ErrPermission):
+		return Forbidden
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV):
+		return Absent
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return Failing
+	case isDead(err):
+		return Failing
+	case full(err):
+		return Full
+	}
+	return classifyResponse(err)
+}
+
+// classifyResponse names the fault of a response code (TPM 2.0 Part 2, 6.6.3).
+func classifyResponse(err error) Fault {
+	switch {
+	case errors.Is(err, tpm2.TPMRCLockout):
+		return LockedOut
+	case errors.Is(err, tpm2.TPMRCRetry), errors.Is(err, tpm2.TPMRCYielded), errors.Is(err, tpm2.TPMRCTesting), errors.Is(err, tpm2.TPMRCNVRate):
+		return Busy
+	case errors.Is(err, tpm2.TPMRCFailure), errors.Is(err, tpm2.TPMRCInitialize), errors.Is(err, tpm2.TPMRCNeedsTest):
+		return Failing
+	case errors.Is(err, tpm2.TPMRCPolicyFail), errors.Is(err, tpm2.TPMRCPolicy), errors.Is(err, tpm2.TPMRCPCRChanged):
+		return Refused
+	case errors.Is(err, tpm2.TPMRCBadAuth), errors.Is(err, tpm2.TPMRCAuthFail), errors.Is(err, tpm2.TPMRCAuthMissing):
+		return OwnerLocked
+	case errors.Is(err, tpm2.TPMRCCurve), errors.Is(err, tpm2.TPMRCScheme), errors.Is(err, tpm2.TPMRCCommandCode), errors.Is(err, tpm2.TPMRCAsymmetric):
+		return Unable
+	}
+	return Other
+}
+
+// full reports whether the TPM has no room for another object or session.
+func full(err error) bool {
+	return errors.Is(err, tpm2.TPMRCObjectMemory) || errors.Is(err, tpm2.TPMRCSessionMemory) ||
+		errors.Is(err, tpm2.TPMRCObjectHandles) || errors.Is(err, tpm2.TPMRCSessionHandles) || errors.Is(err, tpm2.TPMRCMemory)
+}

@@ -1,0 +1,117 @@
+package tpm
+
+import (
+	"bytes"
+	"crypto"
+	"encoding/asn1"
+	"encoding/pem"
+	"errors"
+	"fmt"
+
+	keyfile "github.com/foxboron/go-tpm-keyfiles"
+	"github.com/google/go-tpm/tpm2"
+)
+
+// FileType is the PEM type of a key file.
+const FileType = "TSS2 PRIVATE KEY"
+
+// maxFile bounds a key file: one of an RSA key has some 700 bytes.
+const maxFile = 16 << 10
+
+// A file is a key file that has been read.
+type file struct {
+	public  tpm2.TPMTPublic
+	name    tpm2.TPM2BName
+	private tpm2.TPM2BPrivate
+	secret  tpm2.TPM2BEncryptedSecret // of a file that is still to be imported
+	bound   bool                      // to a policy
+}
+
+// encode makes a key file of an object under the storage key.
+func encode(kind asn1.ObjectIdentifier, public tpm2.TPM2BPublic, private tpm2.TPM2BPrivate, description string, more ...keyfile.TPMKeyOption) []byte {
+	more = append(more, keyfile.WithDescription(description))
+	return keyfile.NewTPMKey(kind, public, private, more...).Bytes()
+}
+
+// damaged is the fault of a file that cannot be what was written.
+func damaged(format string, args ...any) error {
+	return &faultError{Tampered, "the key file " + fmt.Sprintf(format, args...)}
+}
+
+// parse reads a key file of one of our kinds, of which it looks at all that can
+// be judged without the TPM.
+func parse(text []byte, kind asn1.ObjectIdentifier) (f *file, err error) {
+	block, rest := pem.Decode(text)
+	switch {
+	case len(text) > maxFile:
+		return nil, damaged("has more than %d bytes", maxFile)
+	case block == nil || block.Type != FileType:
+		return nil, damaged("holds no PEM block %q", FileType)
+	case len(bytes.TrimSpace(rest)) > 0:
+		return nil, damaged("holds something behind its key")
+	}
+	k, err := keyfile.Parse(block.Bytes)
+	if err != nil {
+		return nil, damaged("cannot be read: %v", err)
+	}
+	switch {
+	case !k.Keytype.Equal(kind):
+		return nil, damaged("is of another kind: %v and not %v", k.Keytype, kind)
+	case k.Parent != tpm2.TPMRHOwner:
+		return nil, &faultError{Foreign, fmt.Sprintf("the key file is under the parent %08x, and ours is the storage key of the owner", uint32(k.Parent))}
+	case !k.EmptyAuth:
+		return nil, &faultError{Foreign, "the key file is of a key with a password, and nobody is there to type it"}
+	}
+	public, err := k.Pubkey.Contents()
+	if err != nil {
+		return nil, damaged("has no public area that can be read: %v", err)
+	}
+	name, err := tpm2.ObjectName(public)
+	if err != nil {
+		return nil, damaged("has no name: %v", err)
+	}
+	return &file{public: *public, name: *name, private: k.Privkey, secret: k.Secret, bound: len(public.AuthPolicy.Buffer) > 0}, nil
+}
+
+// PublicKey reads the public key of a key file, without a TPM. Errors have the
+// fault Tampered or Foreign.
+func PublicKey(text []byte) (crypto.PublicKey, error) {
+	f, err := parse(text, keyfile.OIDLoadableKey)
+	if err != nil {
+		return nil, err
+	}
+	return publicKey(&f.public)
+}
+
+func publicKey(p *tpm2.TPMTPublic) (crypto.PublicKey, error) {
+	key, err := tpm2.Pub(*p)
+	if err != nil {
+		return nil, damaged("has a public key that is none: %v", err)
+	}
+	return key, nil
+}
+
+// load loads an object under the storage key. The caller flushes it.
+func (l *link) load(parent *object, f *file) (*object, error) {
+	r, err := tpm2.Load{ParentHandle: parent.auth(once(parent)), InPrivate: f.private, InPublic: tpm2.New2B(f.public)}.Execute(l)
+	if err != nil {
+		return nil, loadFault(err)
+	}
+	if !bytes.Equal(r.Name.Buffer, f.name.Buffer) {
+		l.flush(r.ObjectHandle)
+		return nil, errors.New("it loaded another key than the file's")
+	}
+	return &object{r.ObjectHandle, f.name, f.public}, nil
+}
+
+// loadFault tells a private area that is not of this parent from other trouble:
+// its integrity value is over the parent's secret, and so does not hold whether
+// the file is foreign or was changed.
+func loadFault(err error) error {
+	for _, rc := range []tpm2.TPMRC{tpm2.TPMRCIntegrity, tpm2.TPMRCBinding, tpm2.TPMRCSize, tpm2.TPMRCInsufficient, tpm2.TPMRCValue, tpm2.TPMRCKey, tpm2.TPMRCAttributes, tpm2.TPMRCHash, tpm2.TPMRCType, tpm2.TPMRCECCPoint} {
+		if errors.Is(err, rc) {
+			return &faultError{Foreign, "the key file is not one of this TPM, or was changed: " + rc.Error()}
+		}
+	}
+	return err
+}

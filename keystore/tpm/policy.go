@@ -1,0 +1,209 @@
+package tpm
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/asn1"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"slices"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// An Approval is a state of the platform in which bound keys may be used,
+// signed by the manufacturer. Each firmware brings those of itself, so that an
+// update does not strand the box: the key is bound to the signer
+// (TPM2_PolicyAuthorize) and not to one state.
+type Approval struct {
+	PCRs      []uint `json:"pcrs"`      // registers of the SHA-256 bank, ascending
+	Policy    []byte `json:"policy"`    // digest of TPM2_PolicyPCR over their values
+	Signer    []byte `json:"signer"`    // public key, uncompressed point of P-256
+	Signature []byte `json:"signature"` // ECDSA in ASN.1 over the digest of Policy
+}
+
+// Approve signs the state in which the registers have these values.
+func Approve(key crypto.Signer, registers map[uint][]byte) (a Approval, err error) {
+	public, ok := key.Public().(*ecdsa.PublicKey)
+	if !ok || public.Curve != elliptic.P256() {
+		return a, errors.New("approvals are signed with a key on P-256")
+	}
+	a.PCRs = slices.Sorted(maps.Keys(registers))
+	if len(a.PCRs) == 0 || a.PCRs[len(a.PCRs)-1] >= 24 {
+		return a, errors.New("an approval is of registers from 0 to 23, and of one at least")
+	}
+	values := sha256.New()
+	for _, n := range a.PCRs {
+		if len(registers[n]) != sha256.Size {
+			return a, fmt.Errorf("register %d has %d bytes: a SHA-256 bank has %d", n, len(registers[n]), sha256.Size)
+		}
+		values.Write(registers[n])
+	}
+	if a.Signer, err = public.Bytes(); err != nil {
+		return a, err
+	}
+	a.Policy = policyPCR(selection(a.PCRs...), values.Sum(nil))
+	digest := approvedDigest(a.Policy)
+	a.Signature, err = key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	return a, err
+}
+
+func selection(registers ...uint) tpm2.TPMLPCRSelection {
+	return tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(registers...)}}}
+}
+
+// policyPCR is the digest of a policy of nothing but TPM2_PolicyPCR (Part 3, 23.7).
+func policyPCR(s tpm2.TPMLPCRSelection, values []byte) []byte {
+	h := sha256.New()
+	h.Write(make([]byte, sha256.Size))
+	h.Write(binary.BigEndian.AppendUint32(nil, uint32(tpm2.TPMCCPolicyPCR)))
+	h.Write(tpm2.Marshal(s))
+	h.Write(values)
+	return h.Sum(nil)
+}
+
+// approvedDigest is what the signer signs: the policy and an empty reference
+// (Part 3, 23.16).
+func approvedDigest(policy []byte) [sha256.Size]byte { return sha256.Sum256(policy) }
+
+// apply binds a template to the policy. Where a policy is, nothing else
+// authorises.
+func (b *Binding) apply(p *tpm2.TPMTPublic) error {
+	if b == nil {
+		return nil
+	}
+	signer, err := signerPublic(b.Signer)
+	if err != nil {
+		return err
+	}
+	name, err := tpm2.ObjectName(signer)
+	if err != nil {
+		return err
+	}
+	p.ObjectAttributes.UserWithAuth = false
+	p.AuthPolicy = tpm2.TPM2BDigest{Buffer: policyAuthorize(name.Buffer)}
+	return nil
+}
+
+// policyAuthorize is the digest of TPM2_PolicyAuthorize: what was before does
+// not count, the signer's name and the reference do (Part 3, 23.16).
+func policyAuthorize(signer []byte) []byte {
+	h := sha256.New()
+	h.Write(make([]byte, sha256.Size))
+	h.Write(binary.BigEndian.AppendUint32(nil, uint32(tpm2.TPMCCPolicyAuthorize)))
+	h.Write(signer)
+	first := h.Sum(nil)
+	again := sha256.Sum256(first) // PolicyUpdate hashes the reference, which is empty, in a second round
+	return again[:]
+}
+
+// signerPublic is the signer's key as a TPM names it.
+func signerPublic(key crypto.PublicKey) (*tpm2.TPMTPublic, error) {
+	p, ok := key.(*ecdsa.PublicKey)
+	if !ok || p.Curve != elliptic.P256() {
+		return nil, &faultError{Unable, "the signer of a policy has a key on P-256"}
+	}
+	point, err := p.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	return &tpm2.TPMTPublic{Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: tpm2.TPMAObject{SignEncrypt: true, UserWithAuth: true},
+		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{CurveID: tpm2.TPMECCNistP256, Scheme: tpm2.TPMTECCScheme{
+			Scheme: tpm2.TPMAlgECDSA, Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSigSchemeECDSA{HashAlg: tpm2.TPMAlgSHA256})}}),
+		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{X: tpm2.TPM2BECCParameter{Buffer: point[1:33]}, Y: tpm2.TPM2BECCParameter{Buffer: point[33:]}})}, nil
+}
+
+// authorise is the session that a key is used with: the common one, or one that
+// fulfils the key's policy.
+func (l *link) authorise(f *file) tpm2.Session {
+	if !f.bound {
+		return l.session
+	}
+	return tpm2.Policy(tpm2.TPMAlgSHA256, nonceSize, func(t transport.TPM, s tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
+		return l.fulfil(s, f.public.AuthPolicy.Buffer)
+	})
+}
+
+// fulfil finds the approval of the platform's state, and has the TPM check it.
+func (l *link) fulfil(s tpm2.TPMISHPolicy, policy []byte) error {
+	for _, a := range l.o.Approvals {
+		signer, err := a.signer()
+		if err != nil {
+			return err
+		}
+		name, err := tpm2.ObjectName(signer)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(policyAuthorize(name.Buffer), policy) {
+			continue
+		}
+		if ok, err := l.matches(&a); err != nil {
+			return err
+		} else if ok {
+			return l.show(s, &a, signer)
+		}
+	}
+	return &faultError{Refused, fmt.Sprintf("none of the %d approvals is of the state that the platform booted into", len(l.o.Approvals))}
+}
+
+func (a *Approval) signer() (*tpm2.TPMTPublic, error) {
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), a.Signer)
+	if err != nil {
+		return nil, &faultError{Refused, "an approval has a signer that is no point on P-256"}
+	}
+	return signerPublic(key)
+}
+
+// matches reports whether the registers have the approved values now. The TPM
+// judges again, when the policy is shown to it.
+func (l *link) matches(a *Approval) (bool, error) {
+	values := sha256.New()
+	for _, n := range a.PCRs {
+		r, err := tpm2.PCRRead{PCRSelectionIn: selection(n)}.Execute(l)
+		if err != nil {
+			return false, err
+		}
+		if len(r.PCRValues.Digests) != 1 {
+			return false, &faultError{Refused, fmt.Sprintf("the TPM has no register %d in a SHA-256 bank", n)}
+		}
+		values.Write(r.PCRValues.Digests[0].Buffer)
+	}
+	return bytes.Equal(policyPCR(selection(a.PCRs...), values.Sum(nil)), a.Policy), nil
+}
+
+// show has the TPM verify the signer's signature, and gives the policy its ticket.
+func (l *link) show(s tpm2.TPMISHPolicy, a *Approval, signer *tpm2.TPMTPublic) error {
+	if _, err := (tpm2.PolicyPCR{PolicySession: s, Pcrs: selection(a.PCRs...)}).Execute(l); err != nil {
+		return err
+	}
+	key, err := tpm2.LoadExternal{InPublic: tpm2.New2B(*signer), Hierarchy: tpm2.TPMRHOwner}.Execute(l)
+	if err != nil {
+		return err
+	}
+	defer l.flush(key.ObjectHandle)
+	var rs struct{ R, S *big.Int }
+	if rest, err := asn1.Unmarshal(a.Signature, &rs); err != nil || len(rest) > 0 || rs.R.Sign() <= 0 || rs.S.Sign() <= 0 || rs.R.BitLen() > 256 || rs.S.BitLen() > 256 {
+		return &faultError{Refused, "the signature of an approval is damaged"}
+	}
+	digest := approvedDigest(a.Policy)
+	v, err := tpm2.VerifySignature{KeyHandle: tpm2.NamedHandle{Handle: key.ObjectHandle, Name: key.Name}, Digest: tpm2.TPM2BDigest{Buffer: digest[:]},
+		Signature: tpm2.TPMTSignature{SigAlg: tpm2.TPMAlgECDSA, Signature: tpm2.NewTPMUSignature(tpm2.TPMAlgECDSA, &tpm2.TPMSSignatureECC{Hash: tpm2.TPMAlgSHA256,
+			SignatureR: tpm2.TPM2BECCParameter{Buffer: rs.R.FillBytes(make([]byte, 32))}, SignatureS: tpm2.TPM2BECCParameter{Buffer: rs.S.FillBytes(make([]byte, 32))}})}}.Execute(l)
+	if errors.Is(err, tpm2.TPMRCSignature) {
+		return &faultError{Refused, "the signature of an approval does not hold"}
+	}
+	if err != nil {
+		return err
+	}
+	_, err = tpm2.PolicyAuthorize{PolicySession: s, ApprovedPolicy: tpm2.TPM2BDigest{Buffer: a.Policy}, KeySign: key.Name, CheckTicket: v.Validation}.Execute(l)
+	return err
+}

@@ -1,0 +1,70 @@
+package tpm
+
+import (
+	"context"
+
+	keyfile "github.com/foxboron/go-tpm-keyfiles"
+	"github.com/google/go-tpm/tpm2"
+)
+
+// MaxSecret is how many bytes Seal takes (TPM 2.0, MAX_SYM_DATA).
+const MaxSecret = 128
+
+// Seal gives a file (PEM) that holds a secret which only this TPM, and while
+// its owner is not cleared, gives back.
+func (t *TPM) Seal(ctx context.Context, secret []byte, b *Binding) (text []byte, err error) {
+	err = t.use(ctx, "seal a secret", func(l *link) error {
+		template := tpm2.TPMTPublic{Type: tpm2.TPMAlgKeyedHash, NameAlg: tpm2.TPMAlgSHA256,
+			ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, UserWithAuth: true, NoDA: true},
+			Parameters:       tpm2.NewTPMUPublicParms(tpm2.TPMAlgKeyedHash, &tpm2.TPMSKeyedHashParms{Scheme: tpm2.TPMTKeyedHashScheme{Scheme: tpm2.TPMAlgNull}})}
+		if len(secret) == 0 || len(secret) > MaxSecret {
+			return &faultError{Unable, "a secret has 1 to 128 bytes"}
+		}
+		err := b.apply(&template)
+		if err == nil {
+			text, err = l.create(template, secret, keyfile.OIDSealedKey, "gatewayd sealed secret")
+		}
+		return err
+	})
+	return text, err
+}
+
+// Unseal gives a secret back that Seal took. On the way from the TPM it is
+// encrypted.
+func (t *TPM) Unseal(ctx context.Context, text []byte) (secret []byte, err error) {
+	const what = "unseal a secret"
+	f, err := parse(text, keyfile.OIDSealedKey)
+	if err != nil {
+		return nil, t.fault(what, err)
+	}
+	err = t.use(ctx, what, func(l *link) error {
+		parent, err := l.parent()
+		if err != nil {
+			return err
+		}
+		defer l.flush(parent.handle)
+		o, err := l.load(parent, f)
+		if err != nil {
+			return err
+		}
+		defer l.flush(o.handle)
+		auth, more := l.unsealing(f, parent)
+		r, err := tpm2.Unseal{ItemHandle: o.auth(auth)}.Execute(l, more...)
+		if err != nil {
+			return err
+		}
+		secret = r.OutData.Buffer
+		return nil
+	})
+	return secret, err
+}
+
+// unsealing is what authorises an Unseal whose answer is encrypted: a session
+// for both, or where a policy authorises, one for each.
+func (l *link) unsealing(f *file, parent *object) (auth tpm2.Session, more []tpm2.Session) {
+	encrypted := tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, salted(parent), tpm2.AESEncryption(128, tpm2.EncryptOut))
+	if !f.bound {
+		return encrypted, nil
+	}
+	return l.authorise(f), []tpm2.Session{encrypted}
+}

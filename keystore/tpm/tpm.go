@@ -1,0 +1,298 @@
+// Package tpm keeps the gateway's secrets in a TPM 2.0: keys that are made
+// there and sign there, and data that only this TPM gives back.
+//
+// Nothing it makes can leave the TPM in the clear. What is stored outside are
+// files in the TSS2 form, which tpm2-openssl and tpm2-tools read as well: a
+// public area, and a private one that only the TPM which made it can open. A
+// file of another TPM, or of this one before it was cleared, is recognised and
+// named as such.
+//
+// A TPM does one thing at a time and is slow at it. So a TPM value gives it to
+// one user after the other, bounds each command by a deadline, keeps the keys
+// in use loaded, and opens the device again when it failed. All sessions are
+// salted with the storage key and encrypt what they carry, so that the wires
+// between processor and TPM tell nothing. Packages keystore and internal/daemon
+// call it.
+package tpm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// DefaultAddress is the device of the kernel's resource manager: several
+// programs may use the TPM through it side by side.
+const DefaultAddress = "/dev/tpmrm0"
+
+// Options are how a TPM is used. All of them may be left out.
+type Options struct {
+	// Expect is the TPM that the keys at hand were made in; another one is
+	// refused. Nil takes any.
+	Expect *Fingerprint
+	// Approvals are the states of the platform that a signed policy allows, for
+	// keys that are bound to one.
+	Approvals []Approval
+	// Patience is how long to wait for other users of this TPM; 0: 2 minutes.
+	// A storm of a hundred handshakes on a TPM of 200 ms a signature needs 20 s.
+	Patience time.Duration
+	// Command is how long the TPM may take for a command; 0: 20 s. To make a
+	// key it may take fifteen times as long.
+	Command time.Duration
+	Log     *slog.Logger // nil: none
+	// Signed is called after each signature with the time that the TPM took.
+	Signed func(took time.Duration)
+	// Dial reaches the TPM; nil: by the address.
+	Dial func(ctx context.Context, address string) (Conn, error)
+}
+
+// A TPM is a TPM 2.0 that is used by one goroutine after the other. It is
+// opened when it is needed first, and again after a failure.
+type TPM struct {
+	address string
+	o       Options
+	turn    chan struct{} // holds one token: the right to use the rest
+	link    *link         // nil: closed
+	closed  bool
+	links   uint64 // how many there were: what is loaded is gone with its link
+	loaded  []*Key // in the present link
+}
+
+// A link is an open TPM with what is loaded in it.
+type link struct {
+	conn    Conn
+	ctx     context.Context // of the present user
+	o       *Options
+	raw     bool // no resource manager: what is loaded stays until it is flushed
+	session tpm2.Session
+	number  uint64
+}
+
+// Open prepares for the TPM at address: a device such as /dev/tpmrm0,
+// unix:PATH or tcp:HOST:PORT, the last two for emulators. It does not touch it
+// yet; Check does.
+func Open(address string, o Options) *TPM {
+	if o.Patience == 0 {
+		o.Patience = 2 * time.Minute
+	}
+	if o.Command == 0 {
+		o.Command = 20 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Signed == nil {
+		o.Signed = func(time.Duration) {}
+	}
+	if o.Dial == nil {
+		o.Dial = Dial
+	}
+	t := &TPM{address: address, o: o, turn: make(chan struct{}, 1)}
+	t.turn <- struct{}{}
+	return t
+}
+
+// Address is where the TPM is.
+func (t *TPM) Address() string { return t.address }
+
+// Check opens the TPM if it is not open, and makes sure that it answers and is
+// the expected one. Errors are *Error.
+func (t *TPM) Check(ctx context.Context) error {
+	return t.use(ctx, "look at the TPM", func(l *link) error {
+		_, err := l.property(tpm2.TPMPTManufacturer)
+		return err
+	})
+}
+
+// Close gives the TPM back: keys and sessions are flushed. Keys that were
+// loaded cannot sign any more.
+func (t *TPM) Close() error {
+	<-t.turn
+	defer func() { t.turn <- struct{}{} }()
+	t.closed = true
+	return t.hangUp(true)
+}
+
+// use hands the open TPM to f. It waits for its turn, opens the TPM, and tries
+// once more on a new link where the old one turned out to be dead.
+func (t *TPM) use(ctx context.Context, what string, f func(*link) error) error {
+	if err := t.await(ctx); err != nil {
+		return t.fault(what, err)
+	}
+	defer func() { t.turn <- struct{}{} }()
+	if t.closed {
+		return t.fault(what, errClosed)
+	}
+	was := t.link
+	err := t.try(ctx, f)
+	if was != nil && isDead(err) && ctx.Err() == nil {
+		t.o.Log.Warn("the TPM stopped answering and is opened again", "error", err)
+		err = t.try(ctx, f)
+	}
+	return t.fault(what, err)
+}
+
+func (t *TPM) await(ctx context.Context) error {
+	select {
+	case <-t.turn:
+		return nil
+	default:
+	}
+	timer := time.NewTimer(t.o.Patience)
+	defer timer.Stop()
+	select {
+	case <-t.turn:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return errImpatient
+	}
+}
+
+// try runs f on the link, which it opens where there is none. A link whose
+// transport failed is given up: nobody knows what is under way in it.
+func (t *TPM) try(ctx context.Context, f func(*link) error) error {
+	err := t.open(ctx)
+	if err == nil {
+		t.link.ctx = ctx
+		err = f(t.link)
+		if full(err) && t.makeRoom() == nil {
+			err = f(t.link)
+		}
+	}
+	if isDead(err) {
+		_ = t.hangUp(false)
+	}
+	return err
+}
+
+func (t *TPM) open(ctx context.Context) error {
+	if t.link != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.o.Command)
+	defer cancel()
+	conn, err := t.o.Dial(ctx, t.address)
+	if err != nil {
+		return &transportError{err}
+	}
+	t.links++
+	l := &link{conn: conn, ctx: ctx, o: &t.o, raw: isRaw(t.address), number: t.links}
+	if err := l.begin(); err != nil {
+		_ = conn.Close()
+		return l.held(err)
+	}
+	t.link = l
+	return nil
+}
+
+// held tells a TPM that somebody else holds from one that hangs, as far as that
+// can be told: a socket takes a second user and leaves it waiting.
+func (l *link) held(err error) error {
+	if l.raw && errors.Is(err, os.ErrDeadlineExceeded) {
+		return &faultError{Busy, "it takes the connection and does not answer: another program holds it, or it hangs"}
+	}
+	return err
+}
+
+// begin makes sure that the TPM is started, empty where nobody manages it, and
+// the expected one, and starts the session that signatures go through.
+func (l *link) begin() error {
+	if err := l.start(); err != nil {
+		return err
+	}
+	if l.raw {
+		if err := l.flushAll(); err != nil {
+			return err
+		}
+	}
+	parent, err := l.parent()
+	if err != nil {
+		return err
+	}
+	defer l.flush(parent.handle)
+	if e := l.o.Expect; e != nil && !bytes.Equal(parent.name.Buffer, e.Storage) {
+		return l.stranger(e)
+	}
+	l.session, _, err = tpm2.HMACSession(l, tpm2.TPMAlgSHA256, nonceSize, salted(parent), tpm2.AESEncryption(128, tpm2.EncryptIn))
+	return err
+}
+
+// start starts up a TPM that nobody has: an emulator, or a device of its own
+// where no firmware did.
+func (l *link) start() error {
+	_, err := l.property(tpm2.TPMPTManufacturer)
+	if !errors.Is(err, tpm2.TPMRCInitialize) {
+		return err
+	}
+	_, err = tpm2.Startup{StartupType: tpm2.TPMSUClear}.Execute(l)
+	return err
+}
+
+// hangUp closes the link. What is loaded is flushed only in a link that works.
+func (t *TPM) hangUp(works bool) error {
+	l := t.link
+	t.link, t.loaded = nil, nil
+	if l == nil {
+		return nil
+	}
+	if works && l.raw {
+		var cancel context.CancelFunc
+		l.ctx, cancel = context.WithTimeout(context.Background(), t.o.Command)
+		defer cancel()
+		_ = l.flushAll()
+	}
+	return l.conn.Close()
+}
+
+// makeRoom flushes what is loaded and not of the present use: our keys, which
+// are loaded again when they sign next, and where there is no resource manager
+// what an earlier process left behind.
+func (t *TPM) makeRoom() error {
+	l := t.link
+	t.o.Log.Warn("the TPM has no room for another key or session; what is loaded is flushed")
+	for _, k := range t.loaded {
+		l.flush(k.handle)
+	}
+	t.loaded = nil
+	if !l.raw {
+		return nil
+	}
+	if err := l.flushAll(); err != nil {
+		return err
+	}
+	return l.begin()
+}
+
+// flushAll flushes all transient objects and sessions. On a TPM without a
+// resource manager there is one user at a time, so that they are ours, or were
+// left by one that is gone.
+func (l *link) flushAll() error {
+	for _, first := range []uint32{uint32(tpm2.TPMHTTransient) << 24, uint32(tpm2.TPMHTLoadedSession) << 24} {
+		handles, err := l.handles(first)
+		if err != nil {
+			return err
+		}
+		for _, h := range handles {
+			l.flush(h)
+		}
+	}
+	return nil
+}
+
+// flush takes an object or session out of the TPM. Where that fails the link is
+// dead, and the next command tells.
+func (l *link) flush(h tpm2.TPMHandle) {
+	if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(l); err != nil {
+		l.o.Log.Debug("flushing a handle of the TPM", "error", err)
+	}
+}
+
+var _ transport.TPM = (*link)(nil)
