@@ -44,11 +44,11 @@ func decode(body []byte) ([]byte, error) {
 
 // The tags on the way to the certificates.
 const (
-	tagInteger    = 0x02
-	tagOID        = 0x06
-	tagSequence   = 0x30
-	tagSet        = 0x31
-	tagContext0   = 0xa0
+	tagInteger     = 0x02
+	tagOID         = 0x06
+	tagSequence    = 0x30
+	tagSet         = 0x31
+	tagContext0    = 0xa0
 	tagConstructed = 0x20
 )
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -181,8 +182,8 @@ func explain(err error) error {
 	if invalid, is := errors.AsType[x509.CertificateInvalidError](err); is && invalid.Reason == x509.Expired {
 		return fmt.Errorf("%w: check the gateway's clock, then the server's certificate", err)
 	}
-	if alert, is := errors.AsType[tls.AlertError](err); is {
-		return fmt.Errorf("%w (TLS alert %d): the server does not take our certificate; enrol anew if it has expired", err, uint8(alert))
+	if remote, is := errors.AsType[*net.OpError](err); is && remote.Op == "remote error" { // a TLS alert
+		return fmt.Errorf("%w: the server does not take our side of TLS; where it asks for a certificate, see that ours is of its CA and has not expired", err)
 	}
 	return err
 }
