@@ -21,6 +21,24 @@ const (
 	RuleSignature   Rule = "signature"    // the key of the certificate is not there
 )
 
+// Alerts (RFC 8446, section 6; RFC 6066, section 8).
+const (
+	alertUnexpectedMessage tls.AlertError = 10
+	alertRecordOverflow    tls.AlertError = 22
+	alertHandshakeFailure  tls.AlertError = 40
+	alertBadCertificate    tls.AlertError = 42
+	alertIllegalParameter  tls.AlertError = 47
+	alertDecode            tls.AlertError = 50
+	alertDecrypt           tls.AlertError = 51
+	alertProtocolVersion   tls.AlertError = 70
+	alertUnrecognizedName  tls.AlertError = 112
+)
+
+const (
+	alertWarning = 1
+	alertFatal   = 2
+)
+
 // A CutError is a session that a rule cuts.
 type CutError struct {
 	Rule        Rule
@@ -31,6 +49,10 @@ type CutError struct {
 	// Alert is what the device is to be told; Record has it as bytes.
 	Alert   tls.AlertError
 	version uint16
+}
+
+func cut(rule Rule, alert tls.AlertError, next, format string, args ...any) *CutError {
+	return &CutError{Rule: rule, Alert: alert, Next: next, Reason: fmt.Sprintf(format, args...)}
 }
 
 func (e *CutError) Error() string {
@@ -45,7 +67,8 @@ func (e *CutError) Error() string {
 
 func (e *CutError) Unwrap() error { return e.Err }
 
-// Record is the alert for the device.
+// Record is the alert for the device, as bytes. The platform is told nothing: it
+// sees the connection close.
 func (e *CutError) Record() []byte { return Alert(e.version, e.Alert) }
 
 // An EndError is a handshake that one side gave up with an alert of its own.
@@ -56,19 +79,15 @@ type EndError struct {
 }
 
 func (e *EndError) Error() string {
-	return fmt.Sprintf("the %s ended the handshake: %v (alert %d)", e.By, e.Alert, uint8(e.Alert))
+	return fmt.Sprintf("the %s ended the handshake: %s (alert %d)", e.By, strings.TrimPrefix(e.Alert.Error(), "tls: "), uint8(e.Alert))
 }
 
 // Alert is a fatal alert in the clear, as a record of a version (RFC 5246,
-// section 7.2). A version above TLS 1.2 is written as that, as the RFCs ask for.
+// section 7.2). 0 and what is above TLS 1.2 are written as TLS 1.2, as RFC 8446
+// asks for.
 func Alert(version uint16, description tls.AlertError) []byte {
 	if version == 0 || version > tls.VersionTLS12 {
 		version = tls.VersionTLS12
 	}
 	return []byte{typeAlert, byte(version >> 8), byte(version), 0, 2, alertFatal, byte(description)}
 }
-
-const (
-	typeAlert  = 21
-	alertFatal = 2
-)
