@@ -1,9 +1,18 @@
 package attest
 
 import (
+	"bytes"
 	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
 )
 
 // A Device makes evidence of its key and opens challenges: keystore/tpm is one.
@@ -14,8 +23,186 @@ type Device interface {
 	Activate(ctx context.Context, credentialBlob, encryptedSecret []byte) ([]byte, error)
 }
 
-// Enroll has a certificate issued by the CA at the URL, and gives its chain in
-// DER, leaf first.
+// The exchange has three steps, each a POST of JSON to the CA. A refusal is any
+// status but 200, with a line of text.
+const (
+	PathBegin    = "/attest/begin"    // nothing: a Begun
+	PathEvidence = "/attest/evidence" // a Presented: a Challenged
+	PathFinish   = "/attest/finish"   // a Finished: an Issued
+)
+
+type (
+	// Begun is the CA's first answer.
+	Begun struct {
+		ID    string `json:"id"`    // of this exchange
+		Nonce []byte `json:"nonce"` // for the evidence
+	}
+	// Presented is the device's evidence.
+	Presented struct {
+		ID       string          `json:"id"`
+		Evidence json.RawMessage `json:"evidence"` // see Parse
+	}
+	// Challenged is what the TPM has to open.
+	Challenged struct {
+		CredentialBlob  []byte `json:"credential_blob"`  // contents of a TPM2B_ID_OBJECT
+		EncryptedSecret []byte `json:"encrypted_secret"` // contents of a TPM2B_ENCRYPTED_SECRET
+	}
+	// Finished is what was in it.
+	Finished struct {
+		ID     string `json:"id"`
+		Secret []byte `json:"secret"`
+	}
+	// Issued is the chain, in DER, leaf first and without its root.
+	Issued struct {
+		Chain [][]byte `json:"chain"`
+	}
+)
+
+const (
+	maxAnswer = 64 << 10 // bytes of JSON
+	maxChain  = 8        // certificates
+	maxText   = 200      // characters of the CA's explanation
+)
+
+// Enroll has a certificate issued by the CA at the URL (https://HOST[:PORT]),
+// and gives its chain in DER, leaf first. The client has to verify the CA's
+// server, and has the time-outs. The leaf is for the key and the name of the
+// device's request and each certificate is signed by the next; whether the last
+// one leads to a root that is trusted is for the caller to judge.
 func Enroll(ctx context.Context, client *http.Client, url string, device Device) (chain [][]byte, err error) {
-	return nil, errors.ErrUnsupported
+	base, err := baseURL(url)
+	if err != nil {
+		return nil, fmt.Errorf("CA %q: %w", url, err)
+	}
+	chain, err = exchange(ctx, caller{client, base}, device)
+	if err != nil {
+		return nil, fmt.Errorf("attestation at %s: %w", base, err)
+	}
+	return chain, nil
+}
+
+func baseURL(text string) (string, error) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return "", errors.New("it is no URL: write https://HOST[:PORT]")
+	case u.Scheme != "https":
+		return "", errors.New("its scheme is not https: the CA has to prove itself by TLS")
+	case u.Hostname() == "":
+		return "", errors.New("it names no host")
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return "", errors.New("it has more than a host and a path")
+	}
+	return "https://" + u.Host + strings.TrimRight(u.EscapedPath(), "/"), nil
+}
+
+func exchange(ctx context.Context, ca caller, device Device) ([][]byte, error) {
+	var begun Begun
+	if err := ca.post(ctx, PathBegin, struct{}{}, &begun); err != nil {
+		return nil, err
+	}
+	if n := len(begun.Nonce); n < minNonce || n > maxNonce {
+		return nil, fmt.Errorf("the CA gave a nonce of %d bytes: %d to %d are taken", n, minNonce, maxNonce)
+	}
+	evidence, err := device.Evidence(ctx, begun.Nonce)
+	if err != nil {
+		return nil, fmt.Errorf("evidence of the key: %w", err)
+	}
+	text, err := evidence.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	var challenged Challenged
+	if err := ca.post(ctx, PathEvidence, Presented{begun.ID, text}, &challenged); err != nil {
+		return nil, err
+	}
+	secret, err := device.Activate(ctx, challenged.CredentialBlob, challenged.EncryptedSecret)
+	if err != nil {
+		return nil, fmt.Errorf("the CA's challenge: %w", err)
+	}
+	defer clear(secret)
+	var issued Issued
+	if err := ca.post(ctx, PathFinish, Finished{begun.ID, secret}, &issued); err != nil {
+		return nil, err
+	}
+	return issued.Chain, judge(issued.Chain, evidence.CSR)
+}
+
+// judge refuses a chain that is not for our request.
+func judge(chain [][]byte, csr []byte) error {
+	request, err := x509.ParseCertificateRequest(csr)
+	if err != nil {
+		return fmt.Errorf("our own certificate request: %w", err)
+	}
+	if len(chain) == 0 || len(chain) > maxChain {
+		return fmt.Errorf("the CA gave %d certificates: 1 to %d are taken", len(chain), maxChain)
+	}
+	all := make([]*x509.Certificate, len(chain))
+	for i, der := range chain {
+		if all[i], err = x509.ParseCertificate(der); err != nil {
+			return fmt.Errorf("certificate %d of the CA's chain cannot be read: %w", i+1, err)
+		}
+		if i == 0 {
+			continue
+		}
+		if err := all[i-1].CheckSignatureFrom(all[i]); err != nil {
+			return fmt.Errorf("certificate %d of the CA's chain did not sign the one before it: %w", i+1, err)
+		}
+	}
+	key, ok := request.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !key.Equal(all[0].PublicKey) {
+		return fmt.Errorf("the certificate that the CA gave (serial number %x) is for another key than ours: nothing was installed", all[0].SerialNumber)
+	}
+	if got, want := all[0].Subject.CommonName, request.Subject.CommonName; got != want {
+		return fmt.Errorf("the certificate that the CA gave is issued to %.80q, the request was for %q", got, want)
+	}
+	return nil
+}
+
+// A caller speaks with the CA.
+type caller struct {
+	client *http.Client
+	base   string
+}
+
+func (c caller) post(ctx context.Context, path string, body, answer any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+path, bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := c.client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	text, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: the answer broke off: %w", path, err)
+	case len(text) > maxAnswer:
+		return fmt.Errorf("%s: the answer has more than %d bytes", path, maxAnswer)
+	case response.StatusCode != http.StatusOK:
+		return fmt.Errorf("%s: the CA refused with %d %s%s", path, response.StatusCode, http.StatusText(response.StatusCode), said(text))
+	}
+	if err := json.Unmarshal(text, answer); err != nil {
+		return fmt.Errorf("%s: the answer cannot be read: %w", path, err)
+	}
+	return nil
+}
+
+// said is the CA's explanation, safe to print.
+func said(text []byte) string {
+	words := []rune(strings.Join(strings.Fields(string(text)), " "))
+	if len(words) == 0 {
+		return ""
+	}
+	if len(words) > maxText {
+		words = append(words[:maxText], '.', '.', '.')
+	}
+	return ", saying " + strconv.QuoteToASCII(string(words))
 }
