@@ -91,8 +91,12 @@ func (l *link) Send(command []byte) ([]byte, error) {
 	defer cancel()
 	for wait := 2 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
 		response, err := l.exchange(ctx, command)
+		if errors.Is(err, syscall.ENOMEM) { // the resource manager has no room, and says it in its own way
+			return nil, tpm2.TPMRCMemory
+		}
 		if err != nil {
-			return nil, &transportError{err}
+			l.broken = true
+			return nil, &transportError{silence(ctx, limit, err)}
 		}
 		if !later(response) {
 			return response, nil
@@ -103,6 +107,20 @@ func (l *link) Send(command []byte) ([]byte, error) {
 			return response, nil // which says that it is busy
 		}
 	}
+}
+
+// errSilent is a TPM that does not answer in time.
+var errSilent = errors.New("it does not answer")
+
+// silence is the error of an exchange that ended because its time did.
+func silence(ctx context.Context, limit time.Duration, err error) error {
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return ctx.Err()
+	case ctx.Err() != nil, errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("%w within %v", errSilent, limit)
+	}
+	return err
 }
 
 // slow are the commands that make a key.
@@ -123,11 +141,14 @@ func later(response []byte) bool {
 }
 
 func (l *link) exchange(ctx context.Context, command []byte) ([]byte, error) {
+	if l.broken {
+		return nil, io.ErrClosedPipe
+	}
 	deadline, _ := ctx.Deadline()
 	if err := l.conn.SetDeadline(deadline); err != nil {
 		return nil, fmt.Errorf("no deadline is possible on it (the kernel must be 4.20 or later): %w", err)
 	}
-	defer context.AfterFunc(ctx, func() { _ = l.conn.SetDeadline(time.Unix(1, 0)) })()
+	defer cutOff(ctx, l.conn)()
 	if _, err := l.conn.Write(command); err != nil {
 		return nil, err
 	}
@@ -144,6 +165,21 @@ func (l *link) exchange(ctx context.Context, command []byte) ([]byte, error) {
 		return nil, unexpected(err)
 	}
 	return response[:size], nil
+}
+
+// cutOff ends what is under way on the connection when the context ends. When
+// the function that it gives has returned, that will not happen any more.
+func cutOff(ctx context.Context, c Conn) (stop func()) {
+	done := make(chan struct{})
+	cancel := context.AfterFunc(ctx, func() {
+		_ = c.SetDeadline(time.Unix(1, 0))
+		close(done)
+	})
+	return func() {
+		if !cancel() {
+			<-done
+		}
+	}
 }
 
 func unexpected(err error) error {

@@ -16,7 +16,7 @@ type Description struct {
 	Firmware     string `json:"firmware"`
 	Lockout      bool   `json:"lockout"` // keys with a password are refused for now; ours have none
 	P384         bool   `json:"ecc_p384"`
-	Waiting      int    `json:"-"`
+	Waiting      int    `json:"-"` // users of this gateway that wait for it
 }
 
 // Describe asks the TPM.
@@ -33,6 +33,7 @@ func (t *TPM) Describe(ctx context.Context) (d Description, err error) {
 		d.Firmware = fmt.Sprintf("%d.%d.%d.%d", p[1]>>16, p[1]&0xffff, p[2]>>16, p[2]&0xffff)
 		d.Lockout = p[3]&inLockout != 0
 		d.P384 = l.hasCurve(tpm2.TPMECCNistP384)
+		d.Waiting = int(t.waiting.Load())
 		return nil
 	})
 	return d, err

@@ -45,8 +45,8 @@ var next = map[Fault]string{
 	Foreign:     "the file was copied from another box, or is older than the last clearing of this TPM: run gatewayd enroll reset, then gatewayd enroll init",
 	Tampered:    "bring the file back from the slot before, or run gatewayd enroll reset, then gatewayd enroll init",
 	Refused:     "boot a firmware that the manufacturer approved for this key, or install its approvals; the key itself is unharmed",
-	OwnerLocked: "take the password off the owner hierarchy (tpm2_changeauth -c owner), or give the gateway a TPM of its own",
-	Unable:      "choose another key_type in [identity]",
+	OwnerLocked: "take the password off the owner and the endorsement hierarchy (tpm2_changeauth -c owner, -c endorsement), or give the gateway a TPM of its own",
+	Unable:      "where it is the kind of key that it lacks, choose another key_type in [identity]",
 	Other:       "report it with the log: journalctl -u gatewayd",
 }
 
@@ -59,6 +59,9 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
+	if e.Address == "" { // it was not needed
+		return fmt.Sprintf("could not %s: %s: %v; %s", e.What, e.Fault, e.Err, e.Next())
+	}
 	return fmt.Sprintf("TPM %s: could not %s: %s: %v; %s", e.Address, e.What, e.Fault, e.Err, e.Next())
 }
 
@@ -104,17 +107,16 @@ func classify(err error) Fault {
 		return e.fault
 	}
 	switch {
-	case errors.Is(err, errImpatient), errors.Is(err, syscall.EBUSY):
+	case errors.Is(err, errImpatient), errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.EAGAIN):
 		return Busy
 	case errors.Is(err, context.Canceled):
 		return Other
 	case errors.Is(err, fs.ErrPermission):
 		return Forbidden
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV),
+		errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return Absent
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-		return Failing
-	case isDead(err):
+	case isDead(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return Failing
 	case full(err):
 		return Full
@@ -135,10 +137,28 @@ func classifyResponse(err error) Fault {
 		return Refused
 	case errors.Is(err, tpm2.TPMRCBadAuth), errors.Is(err, tpm2.TPMRCAuthFail), errors.Is(err, tpm2.TPMRCAuthMissing):
 		return OwnerLocked
-	case errors.Is(err, tpm2.TPMRCCurve), errors.Is(err, tpm2.TPMRCScheme), errors.Is(err, tpm2.TPMRCCommandCode), errors.Is(err, tpm2.TPMRCAsymmetric):
+	case errors.Is(err, tpm2.TPMRCCurve), errors.Is(err, tpm2.TPMRCScheme), errors.Is(err, tpm2.TPMRCCommandCode), errors.Is(err, tpm2.TPMRCAsymmetric),
+		errors.Is(err, tpm2.TPMRCHierarchy):
 		return Unable
 	}
 	return Other
+}
+
+// isAnswer reports whether an error says what the TPM said, or what we make of it.
+func isAnswer(err error) bool {
+	_, code := errors.AsType[tpm2.TPMRC](err)
+	_, judged := errors.AsType[*faultError](err)
+	return code || judged
+}
+
+// isLost reports whether what was loaded through a link is not there any more:
+// the transport broke, or the TPM was started anew or emptied by somebody else.
+func isLost(err error) bool {
+	if isDead(err) || errors.Is(err, tpm2.TPMRCInitialize) || errors.Is(err, tpm2.TPMRCHandle) || errors.Is(err, tpm2.TPMRCContextGap) {
+		return true
+	}
+	rc, _ := errors.AsType[tpm2.TPMRC](err)
+	return rc >= tpm2.TPMRCReferenceH0 && rc <= tpm2.TPMRCReferenceS6
 }
 
 // full reports whether the TPM has no room for another object or session.

@@ -110,8 +110,7 @@ type Key struct {
 	file       *file
 	public     crypto.PublicKey
 	algorithms []tls.SignatureScheme
-	handle     tpm2.TPMHandle
-	link       uint64 // that it is loaded in
+	handle     tpm2.TPMHandle // while it is among the TPM's loaded ones
 }
 
 // Load reads a key file (PEM) and tries the key: it signs something with each
@@ -120,6 +119,9 @@ func (t *TPM) Load(ctx context.Context, text []byte) (*Key, error) {
 	const what = "load the key"
 	f, err := parse(text, keyfile.OIDLoadableKey)
 	if err != nil {
+		return nil, t.fault(what, err)
+	}
+	if err := f.mayBeDevice(); err != nil {
 		return nil, t.fault(what, err)
 	}
 	k := &Key{tpm: t, file: f}
@@ -213,16 +215,29 @@ func (k *Key) sign(ctx context.Context, digest []byte, o crypto.SignerOpts) (sig
 			return err
 		}
 		begin := time.Now()
-		r, err := tpm2.Sign{KeyHandle: k.object().auth(l.authorise(k.file)), Digest: tpm2.TPM2BDigest{Buffer: digest}, InScheme: scheme,
-			Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull}}.Execute(l)
-		if err != nil {
+		err := l.with(l.session, k.file, func(auth tpm2.Session, more ...tpm2.Session) error {
+			r, err := tpm2.Sign{KeyHandle: k.object().auth(auth), Digest: tpm2.TPM2BDigest{Buffer: digest}, InScheme: scheme,
+				Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull}}.Execute(l, more...)
+			if err != nil {
+				return keyFault(err)
+			}
+			signature, err = encodeSignature(r.Signature)
 			return err
+		})
+		if err == nil {
+			l.o.Signed(time.Since(begin))
 		}
-		l.o.Signed(time.Since(begin))
-		signature, err = encodeSignature(r.Signature)
 		return err
 	})
 	return signature, err
+}
+
+// keyFault names a key whose file says that it has no password, and which has one.
+func keyFault(err error) error {
+	if errors.Is(err, tpm2.TPMRCAuthFail) || errors.Is(err, tpm2.TPMRCBadAuth) {
+		return &faultError{Foreign, "the key has a password, and nobody is there to type it"}
+	}
+	return err
 }
 
 // scheme is the signature scheme for a digest, and refuses what the key is not for.
@@ -263,7 +278,8 @@ func (k *Key) object() *object { return &object{k.handle, k.file.name, k.file.pu
 // ensure loads the key where it is not: the storage key is made for that and
 // flushed again, for room in a TPM is for three.
 func (k *Key) ensure(l *link) error {
-	if k.link == l.number && slices.Contains(k.tpm.loaded, k) {
+	if i := slices.Index(k.tpm.loaded, k); i >= 0 {
+		k.tpm.loaded = append(slices.Delete(k.tpm.loaded, i, i+1), k)
 		return nil
 	}
 	parent, err := l.parent()
@@ -275,7 +291,7 @@ func (k *Key) ensure(l *link) error {
 	if err != nil {
 		return err
 	}
-	k.handle, k.link = o.handle, l.number
+	k.handle = o.handle
 	k.tpm.loaded = append(k.tpm.loaded, k)
 	return nil
 }
@@ -283,13 +299,16 @@ func (k *Key) ensure(l *link) error {
 // Release takes the key out of the TPM, where it takes room. It is loaded again
 // when it signs next.
 func (k *Key) Release(ctx context.Context) {
-	_ = k.tpm.use(ctx, "flush a key", func(l *link) error {
-		if i := slices.Index(k.tpm.loaded, k); i >= 0 && k.link == l.number {
-			l.flush(k.handle)
-			k.tpm.loaded = slices.Delete(k.tpm.loaded, i, i+1)
-		}
-		return nil
-	})
+	t := k.tpm
+	if t.await(ctx) != nil {
+		return
+	}
+	defer func() { t.turn <- struct{}{} }()
+	if i := slices.Index(t.loaded, k); i >= 0 {
+		t.link.ctx = ctx
+		t.link.flush(k.handle)
+		t.loaded = slices.Delete(t.loaded, i, i+1)
+	}
 }
 
 // encodeSignature gives a signature the form that TLS has for it: r and s in

@@ -3,6 +3,9 @@ package tpm
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
 	"encoding/asn1"
 	"encoding/pem"
 	"errors"
@@ -78,17 +81,49 @@ func parse(text []byte, kind asn1.ObjectIdentifier) (f *file, err error) {
 func PublicKey(text []byte) (crypto.PublicKey, error) {
 	f, err := parse(text, keyfile.OIDLoadableKey)
 	if err != nil {
-		return nil, err
+		return nil, &Error{Fault: classify(err), What: "read the key file", Err: err}
 	}
-	return publicKey(&f.public)
+	key, err := publicKey(&f.public)
+	if err != nil {
+		return nil, &Error{Fault: classify(err), What: "read the key file", Err: err}
+	}
+	return key, nil
 }
 
+// publicKey is that of a kind of ours.
 func publicKey(p *tpm2.TPMTPublic) (crypto.PublicKey, error) {
 	key, err := tpm2.Pub(*p)
 	if err != nil {
 		return nil, damaged("has a public key that is none: %v", err)
 	}
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
+			return nil, &faultError{Unable, "the key is on " + k.Curve.Params().Name + ": P-256 and P-384 are possible"}
+		}
+		if _, err := k.Bytes(); err != nil {
+			return nil, damaged("has a public key that is none: %v", err)
+		}
+	case *rsa.PublicKey:
+		if k.N.BitLen() != 2048 || k.E != 65537 {
+			return nil, &faultError{Unable, "the RSA key has not 2048 bits and the exponent 65537"}
+		}
+	}
 	return key, nil
+}
+
+// mayBeDevice refuses keys that are no device key, whoever made them. One that
+// is not exempt from the lockout could be silenced by wrong passwords for others.
+func (f *file) mayBeDevice() error {
+	switch a := f.public.ObjectAttributes; {
+	case !a.SignEncrypt:
+		return &faultError{Unable, "the key does not sign"}
+	case a.Restricted:
+		return &faultError{Unable, "the key signs only what the TPM says, such as an attestation key does"}
+	case !a.NoDA:
+		return &faultError{Unable, "the key is subject to the dictionary attack lockout: make it with noDA"}
+	}
+	return nil
 }
 
 // load loads an object under the storage key. The caller flushes it.

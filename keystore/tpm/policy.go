@@ -16,7 +16,6 @@ import (
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
-	"github.com/google/go-tpm/tpm2/transport"
 )
 
 // An Approval is a state of the platform in which bound keys may be used,
@@ -30,27 +29,30 @@ type Approval struct {
 	Signature []byte `json:"signature"` // ECDSA in ASN.1 over the digest of Policy
 }
 
+// registers is how many there are (PC Client Platform TPM Profile).
+const registers = 24
+
 // Approve signs the state in which the registers have these values.
-func Approve(key crypto.Signer, registers map[uint][]byte) (a Approval, err error) {
+func Approve(key crypto.Signer, values map[uint][]byte) (a Approval, err error) {
 	public, ok := key.Public().(*ecdsa.PublicKey)
 	if !ok || public.Curve != elliptic.P256() {
 		return a, errors.New("approvals are signed with a key on P-256")
 	}
-	a.PCRs = slices.Sorted(maps.Keys(registers))
-	if len(a.PCRs) == 0 || a.PCRs[len(a.PCRs)-1] >= 24 {
+	a.PCRs = slices.Sorted(maps.Keys(values))
+	if len(a.PCRs) == 0 || a.PCRs[len(a.PCRs)-1] >= registers {
 		return a, errors.New("an approval is of registers from 0 to 23, and of one at least")
 	}
-	values := sha256.New()
+	all := sha256.New()
 	for _, n := range a.PCRs {
-		if len(registers[n]) != sha256.Size {
-			return a, fmt.Errorf("register %d has %d bytes: a SHA-256 bank has %d", n, len(registers[n]), sha256.Size)
+		if len(values[n]) != sha256.Size {
+			return a, fmt.Errorf("register %d has %d bytes: a SHA-256 bank has %d", n, len(values[n]), sha256.Size)
 		}
-		values.Write(registers[n])
+		all.Write(values[n])
 	}
 	if a.Signer, err = public.Bytes(); err != nil {
 		return a, err
 	}
-	a.Policy = policyPCR(selection(a.PCRs...), values.Sum(nil))
+	a.Policy = policyPCR(selection(a.PCRs...), all.Sum(nil))
 	digest := approvedDigest(a.Policy)
 	a.Signature, err = key.Sign(rand.Reader, digest[:], crypto.SHA256)
 	return a, err
@@ -121,23 +123,42 @@ func signerPublic(key crypto.PublicKey) (*tpm2.TPMTPublic, error) {
 		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{X: tpm2.TPM2BECCParameter{Buffer: point[1:33]}, Y: tpm2.TPM2BECCParameter{Buffer: point[33:]}})}, nil
 }
 
-// authorise is the session that a key is used with: the common one, or one that
-// fulfils the key's policy.
-func (l *link) authorise(f *file) tpm2.Session {
+// with hands over the sessions that an object is used with: the given one, and
+// where a policy binds the object one before it that fulfils the policy.
+func (l *link) with(s tpm2.Session, f *file, use func(auth tpm2.Session, more ...tpm2.Session) error) error {
 	if !f.bound {
-		return l.session
+		return use(s)
 	}
-	return tpm2.Policy(tpm2.TPMAlgSHA256, nonceSize, func(t transport.TPM, s tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
-		return l.fulfil(s, f.public.AuthPolicy.Buffer)
-	})
+	p, end, err := l.policySession()
+	if err != nil {
+		return err
+	}
+	defer end()
+	if err := l.fulfil(p.Handle(), f.public.AuthPolicy.Buffer); err != nil {
+		return err
+	}
+	return use(p, s)
+}
+
+// policySession starts a session that the caller ends. One that package tpm2
+// starts by itself stays in the TPM when its policy is not fulfilled.
+func (l *link) policySession() (s tpm2.Session, end func(), err error) {
+	s, _, err = tpm2.PolicySession(l, tpm2.TPMAlgSHA256, nonceSize)
+	if err != nil {
+		return nil, nil, err
+	}
+	handle := s.Handle()
+	return s, func() { l.flush(handle) }, nil
 }
 
 // fulfil finds the approval of the platform's state, and has the TPM check it.
 func (l *link) fulfil(s tpm2.TPMISHPolicy, policy []byte) error {
+	why := "is of the state that the platform booted into"
 	for _, a := range l.o.Approvals {
 		signer, err := a.signer()
 		if err != nil {
-			return err
+			why = "is in order: " + err.Error()
+			continue
 		}
 		name, err := tpm2.ObjectName(signer)
 		if err != nil {
@@ -152,13 +173,20 @@ func (l *link) fulfil(s tpm2.TPMISHPolicy, policy []byte) error {
 			return l.show(s, &a, signer)
 		}
 	}
-	return &faultError{Refused, fmt.Sprintf("none of the %d approvals is of the state that the platform booted into", len(l.o.Approvals))}
+	return &faultError{Refused, fmt.Sprintf("none of the %d approvals %s", len(l.o.Approvals), why)}
 }
 
+// signer is the key that made the approval, if it did.
 func (a *Approval) signer() (*tpm2.TPMTPublic, error) {
+	if len(a.PCRs) == 0 || slices.Max(a.PCRs) >= registers {
+		return nil, errors.New("the registers of one are none from 0 to 23")
+	}
 	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), a.Signer)
 	if err != nil {
-		return nil, &faultError{Refused, "an approval has a signer that is no point on P-256"}
+		return nil, errors.New("the signer of one is no point on P-256")
+	}
+	if digest := approvedDigest(a.Policy); !ecdsa.VerifyASN1(key, digest[:], a.Signature) {
+		return nil, errors.New("the signature of one does not hold")
 	}
 	return signerPublic(key)
 }
@@ -190,20 +218,32 @@ func (l *link) show(s tpm2.TPMISHPolicy, a *Approval, signer *tpm2.TPMTPublic) e
 		return err
 	}
 	defer l.flush(key.ObjectHandle)
-	var rs struct{ R, S *big.Int }
-	if rest, err := asn1.Unmarshal(a.Signature, &rs); err != nil || len(rest) > 0 || rs.R.Sign() <= 0 || rs.S.Sign() <= 0 || rs.R.BitLen() > 256 || rs.S.BitLen() > 256 {
-		return &faultError{Refused, "the signature of an approval is damaged"}
+	signature, err := a.signature()
+	if err != nil {
+		return err
 	}
 	digest := approvedDigest(a.Policy)
 	v, err := tpm2.VerifySignature{KeyHandle: tpm2.NamedHandle{Handle: key.ObjectHandle, Name: key.Name}, Digest: tpm2.TPM2BDigest{Buffer: digest[:]},
-		Signature: tpm2.TPMTSignature{SigAlg: tpm2.TPMAlgECDSA, Signature: tpm2.NewTPMUSignature(tpm2.TPMAlgECDSA, &tpm2.TPMSSignatureECC{Hash: tpm2.TPMAlgSHA256,
-			SignatureR: tpm2.TPM2BECCParameter{Buffer: rs.R.FillBytes(make([]byte, 32))}, SignatureS: tpm2.TPM2BECCParameter{Buffer: rs.S.FillBytes(make([]byte, 32))}})}}.Execute(l)
-	if errors.Is(err, tpm2.TPMRCSignature) {
-		return &faultError{Refused, "the signature of an approval does not hold"}
-	}
+		Signature: signature}.Execute(l)
 	if err != nil {
 		return err
 	}
 	_, err = tpm2.PolicyAuthorize{PolicySession: s, ApprovedPolicy: tpm2.TPM2BDigest{Buffer: a.Policy}, KeySign: key.Name, CheckTicket: v.Validation}.Execute(l)
+	if errors.Is(err, tpm2.TPMRCValue) {
+		return &faultError{Refused, "the platform's state changed while an approval of it was shown"}
+	}
 	return err
+}
+
+// signature is that of the approval as a TPM has it.
+func (a *Approval) signature() (s tpm2.TPMTSignature, err error) {
+	var rs struct{ R, S *big.Int }
+	if _, err := asn1.Unmarshal(a.Signature, &rs); err != nil || rs.R.BitLen() > 256 || rs.S.BitLen() > 256 {
+		return s, &faultError{Refused, "the signature of an approval is damaged"}
+	}
+	bytes := func(n *big.Int) tpm2.TPM2BECCParameter {
+		return tpm2.TPM2BECCParameter{Buffer: n.FillBytes(make([]byte, 32))}
+	}
+	return tpm2.TPMTSignature{SigAlg: tpm2.TPMAlgECDSA, Signature: tpm2.NewTPMUSignature(tpm2.TPMAlgECDSA,
+		&tpm2.TPMSSignatureECC{Hash: tpm2.TPMAlgSHA256, SignatureR: bytes(rs.R), SignatureS: bytes(rs.S)})}, nil
 }

@@ -48,23 +48,14 @@ func (t *TPM) Unseal(ctx context.Context, text []byte) (secret []byte, err error
 			return err
 		}
 		defer l.flush(o.handle)
-		auth, more := l.unsealing(f, parent)
-		r, err := tpm2.Unseal{ItemHandle: o.auth(auth)}.Execute(l, more...)
-		if err != nil {
+		encrypted := tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, salted(parent), tpm2.AESEncryption(128, tpm2.EncryptOut)) // the command has nothing to encrypt
+		return l.with(encrypted, f, func(auth tpm2.Session, more ...tpm2.Session) error {
+			r, err := tpm2.Unseal{ItemHandle: o.auth(auth)}.Execute(l, more...)
+			if err == nil {
+				secret = r.OutData.Buffer
+			}
 			return err
-		}
-		secret = r.OutData.Buffer
-		return nil
+		})
 	})
 	return secret, err
-}
-
-// unsealing is what authorises an Unseal whose answer is encrypted: a session
-// for both, or where a policy authorises, one for each.
-func (l *link) unsealing(f *file, parent *object) (auth tpm2.Session, more []tpm2.Session) {
-	encrypted := tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, salted(parent), tpm2.AESEncryption(128, tpm2.EncryptOut))
-	if !f.bound {
-		return encrypted, nil
-	}
-	return l.authorise(f), []tpm2.Session{encrypted}
 }

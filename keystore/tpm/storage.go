@@ -3,6 +3,7 @@ package tpm
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
@@ -44,9 +45,26 @@ func once(parent *object, more ...tpm2.AuthOption) tpm2.Session {
 	return tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, append(more, salted(parent), tpm2.AESEncryption(128, tpm2.EncryptInOut))...)
 }
 
-// parent loads the storage key. The caller flushes it.
+// parent loads the storage key. The caller flushes it. No session protects this
+// command, for the sessions hang on what it gives; so what it gives is held
+// against the name that is known already, or else by somebody between all
+// sessions could be salted with a key of his.
 func (l *link) parent() (*object, error) {
-	return l.primary(tpm2.TPMRHOwner, storageTemplate())
+	p, err := l.primary(tpm2.TPMRHOwner, storageTemplate())
+	if err != nil {
+		return nil, err
+	}
+	if l.storage == nil {
+		l.storage = p.name.Buffer
+	}
+	if bytes.Equal(p.name.Buffer, l.storage) {
+		return p, nil
+	}
+	l.flush(p.handle)
+	if l.o.Expect == nil {
+		return nil, errors.New("its storage key is another than before")
+	}
+	return nil, l.stranger()
 }
 
 func (l *link) primary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (*object, error) {
@@ -105,12 +123,12 @@ func (l *link) endorsement() ([]byte, error) {
 }
 
 // stranger says why the storage key is not the expected one.
-func (l *link) stranger(expected *Fingerprint) error {
+func (l *link) stranger() error {
 	name, err := l.endorsement()
 	if err != nil {
 		return err
 	}
-	if bytes.Equal(name, expected.Endorsement) {
+	if bytes.Equal(name, l.o.Expect.Endorsement) {
 		return &faultError{Cleared, "its owner was cleared since the keys were made"}
 	}
 	return &faultError{Replaced, "it is another TPM than the one that the keys were made in"}

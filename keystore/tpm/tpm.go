@@ -16,11 +16,12 @@
 package tpm
 
 import (
-	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
-	"os"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -60,8 +61,8 @@ type TPM struct {
 	turn    chan struct{} // holds one token: the right to use the rest
 	link    *link         // nil: closed
 	closed  bool
-	links   uint64 // how many there were: what is loaded is gone with its link
-	loaded  []*Key // in the present link
+	loaded  []*Key // in the present link, the least recently used one first
+	waiting atomic.Int32
 }
 
 // A link is an open TPM with what is loaded in it.
@@ -71,7 +72,8 @@ type link struct {
 	o       *Options
 	raw     bool // no resource manager: what is loaded stays until it is flushed
 	session tpm2.Session
-	number  uint64
+	broken  bool   // an answer is due that would be taken for that of another command
+	storage []byte // name of the storage key; nil: not known yet
 }
 
 // Open prepares for the TPM at address: a device such as /dev/tpmrm0,
@@ -120,7 +122,9 @@ func (t *TPM) Close() error {
 }
 
 // use hands the open TPM to f. It waits for its turn, opens the TPM, and tries
-// once more on a new link where the old one turned out to be dead.
+// once more on a new link where the link broke or what was loaded is gone. What
+// f does leaves nothing in the TPM, so that twice is as good as once. A TPM that
+// hangs is not tried again before the next use: the caller has waited enough.
 func (t *TPM) use(ctx context.Context, what string, f func(*link) error) error {
 	if err := t.await(ctx); err != nil {
 		return t.fault(what, err)
@@ -129,11 +133,10 @@ func (t *TPM) use(ctx context.Context, what string, f func(*link) error) error {
 	if t.closed {
 		return t.fault(what, errClosed)
 	}
-	was := t.link
-	err := t.try(ctx, f)
-	if was != nil && isDead(err) && ctx.Err() == nil {
-		t.o.Log.Warn("the TPM stopped answering and is opened again", "error", err)
-		err = t.try(ctx, f)
+	opened, err := t.try(ctx, f)
+	if opened && isLost(err) && !errors.Is(err, errSilent) && ctx.Err() == nil {
+		t.o.Log.Warn("the TPM broke off and is opened again", "error", err)
+		_, err = t.try(ctx, f)
 	}
 	return t.fault(what, err)
 }
@@ -144,6 +147,8 @@ func (t *TPM) await(ctx context.Context) error {
 		return nil
 	default:
 	}
+	t.waiting.Add(1)
+	defer t.waiting.Add(-1)
 	timer := time.NewTimer(t.o.Patience)
 	defer timer.Stop()
 	select {
@@ -156,19 +161,41 @@ func (t *TPM) await(ctx context.Context) error {
 	}
 }
 
-// try runs f on the link, which it opens where there is none. A link whose
-// transport failed is given up: nobody knows what is under way in it.
-func (t *TPM) try(ctx context.Context, f func(*link) error) error {
-	err := t.open(ctx)
-	if err == nil {
-		t.link.ctx = ctx
-		err = f(t.link)
-		if full(err) && t.makeRoom() == nil {
-			err = f(t.link)
+// try runs f on the link, which it opens where there is none. A link that is
+// lost is given up: nobody knows what is under way or loaded in it.
+func (t *TPM) try(ctx context.Context, f func(*link) error) (opened bool, err error) {
+	if err := t.open(ctx); err != nil {
+		return false, err
+	}
+	t.link.ctx = ctx
+	err = t.link.run(f)
+	for keys := len(t.loaded); full(err) && keys > 0; keys-- {
+		t.evict()
+		err = t.link.run(f)
+	}
+	if full(err) && t.link.raw {
+		t.o.Log.Warn("the TPM has no room for another key or session; all that is loaded is flushed")
+		if err = t.link.run(t.reset); err == nil {
+			err = t.link.run(f)
 		}
 	}
-	if isDead(err) {
+	if isLost(err) {
 		_ = t.hangUp(false)
+	}
+	return true, err
+}
+
+// run is f on the link, guarded: an answer that package tpm2 refuses or, as it
+// happens, panics on, is that of a TPM which is broken or of somebody between.
+// It must not end the gateway.
+func (l *link) run(f func(*link) error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = &transportError{fmt.Errorf("its answer makes no sense: %v", r)}
+		}
+	}()
+	if err = f(l); err != nil && !isAnswer(err) && !isDead(err) {
+		return &transportError{fmt.Errorf("its answer cannot be trusted: %w", err)}
 	}
 	return err
 }
@@ -183,9 +210,11 @@ func (t *TPM) open(ctx context.Context) error {
 	if err != nil {
 		return &transportError{err}
 	}
-	t.links++
-	l := &link{conn: conn, ctx: ctx, o: &t.o, raw: isRaw(t.address), number: t.links}
-	if err := l.begin(); err != nil {
+	l := &link{conn: conn, ctx: ctx, o: &t.o, raw: isRaw(t.address)}
+	if t.o.Expect != nil {
+		l.storage = t.o.Expect.Storage
+	}
+	if err := l.run((*link).begin); err != nil {
 		_ = conn.Close()
 		return l.held(err)
 	}
@@ -196,7 +225,7 @@ func (t *TPM) open(ctx context.Context) error {
 // held tells a TPM that somebody else holds from one that hangs, as far as that
 // can be told: a socket takes a second user and leaves it waiting.
 func (l *link) held(err error) error {
-	if l.raw && errors.Is(err, os.ErrDeadlineExceeded) {
+	if l.raw && errors.Is(err, errSilent) {
 		return &faultError{Busy, "it takes the connection and does not answer: another program holds it, or it hangs"}
 	}
 	return err
@@ -218,9 +247,6 @@ func (l *link) begin() error {
 		return err
 	}
 	defer l.flush(parent.handle)
-	if e := l.o.Expect; e != nil && !bytes.Equal(parent.name.Buffer, e.Storage) {
-		return l.stranger(e)
-	}
 	l.session, _, err = tpm2.HMACSession(l, tpm2.TPMAlgSHA256, nonceSize, salted(parent), tpm2.AESEncryption(128, tpm2.EncryptIn))
 	return err
 }
@@ -252,31 +278,33 @@ func (t *TPM) hangUp(works bool) error {
 	return l.conn.Close()
 }
 
-// makeRoom flushes what is loaded and not of the present use: our keys, which
-// are loaded again when they sign next, and where there is no resource manager
-// what an earlier process left behind.
-func (t *TPM) makeRoom() error {
-	l := t.link
-	t.o.Log.Warn("the TPM has no room for another key or session; what is loaded is flushed")
-	for _, k := range t.loaded {
-		l.flush(k.handle)
-	}
+// evict flushes the least recently used key. It is loaded again when it signs next.
+func (t *TPM) evict() {
+	t.link.flush(t.loaded[0].handle)
+	t.loaded = slices.Delete(t.loaded, 0, 1)
+}
+
+// reset flushes all, and begins anew.
+func (t *TPM) reset(l *link) error {
 	t.loaded = nil
-	if !l.raw {
-		return nil
-	}
 	if err := l.flushAll(); err != nil {
 		return err
 	}
 	return l.begin()
 }
 
+// What TPM2_GetCapability lists sessions by (Part 2, 7.2).
+const (
+	loadedSessions = tpm2.TPMHTHMACSession
+	savedSessions  = tpm2.TPMHTPolicySession
+)
+
 // flushAll flushes all transient objects and sessions. On a TPM without a
 // resource manager there is one user at a time, so that they are ours, or were
 // left by one that is gone.
 func (l *link) flushAll() error {
-	for _, first := range []uint32{uint32(tpm2.TPMHTTransient) << 24, uint32(tpm2.TPMHTLoadedSession) << 24} {
-		handles, err := l.handles(first)
+	for _, kind := range []tpm2.TPMHT{tpm2.TPMHTTransient, loadedSessions, savedSessions} {
+		handles, err := l.handles(uint32(kind) << 24)
 		if err != nil {
 			return err
 		}
