@@ -1,0 +1,366 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bedside-gateway/gatewayd/revocation"
+	"github.com/bedside-gateway/gatewayd/tlsoverlay"
+	"github.com/bedside-gateway/gatewayd/tlspolicy"
+)
+
+// A Result is what came of a handshake of the gate. The zero value lets nothing pass.
+type Result uint8
+
+// The results. Only Good lets sessions pass.
+const (
+	Unjudged    Result = iota
+	Good               // the platform satisfies the policy
+	Refused            // it does not: Verdict.Err has the rule
+	Unreachable        // it could not be asked
+	Declined           // it did not take the gateway's certificate, so it proved nothing
+	results
+)
+
+// String is the result in small letters, as in metrics.
+func (r Result) String() string {
+	return [results]string{"unjudged", "good", "refused", "unreachable", "declined"}[r]
+}
+
+// A Verdict is what the gate has found out about a platform.
+type Verdict struct {
+	Address netip.AddrPort // where; the zero value where it was not reached by its name
+	At      time.Time      // when the handshake began
+	Result  Result
+	Err     error     // why it is not Good: a *tlspolicy.RefusalError or a *ReachError
+	Until   time.Time // of Good: when the first of the responses, or the certificate, ends
+	Version uint16    // of TLS, of Good
+	leaf    []byte    // DER, of Good
+}
+
+// A gateKey is what has to be the same for a verdict to count.
+type gateKey struct{ platform, address, connect, serverName string }
+
+// A gate judges one platform by one name.
+//
+// A session waits for a handshake that began after its ClientHello was
+// complete. While one is under way, all that come share the next: so a thousand
+// reconnecting devices cost two or three handshakes, and none of them rides on
+// one that began before it was there.
+type gate struct {
+	s   *Server
+	key gateKey
+
+	judging sync.Mutex           // around seen: one VerifyConnection at a time
+	seen    []revocation.Verdict // of the one under way
+
+	mu       sync.Mutex
+	platform Platform // as it is configured now
+	tls      *tls.Config
+	lanes    map[netip.AddrPort]*lane // handshakes under way, by what is dialled
+	posts    map[netip.AddrPort]*post // what is known, by address; zero: by name
+	latest   netip.AddrPort           // where the name led last
+}
+
+// A lane is a handshake under way and the one behind it.
+type lane struct{ running, next *flight }
+
+// A flight is a handshake that several wait for.
+type flight struct {
+	done    chan struct{}
+	verdict Verdict // once done
+}
+
+// A post is an address with what is known of it and who is there.
+type post struct {
+	verdict  Verdict // the latest
+	good     Verdict // the latest that was Good
+	sessions map[*session]struct{}
+	stop     context.CancelFunc // of what watches it; nil while nobody is there
+	kick     chan struct{}
+}
+
+func newGate(s *Server, key gateKey, p Platform) (*gate, error) {
+	g := &gate{s: s, key: key, lanes: map[netip.AddrPort]*lane{}, posts: map[netip.AddrPort]*post{}}
+	config, err := g.policy(p)
+	if err != nil {
+		return nil, err
+	}
+	g.platform, g.tls = p, config
+	return g, nil
+}
+
+// policy is the configuration of the gate's handshakes with a platform.
+func (g *gate) policy(p Platform) (*tls.Config, error) {
+	host, err := splitAddress(p.Address)
+	if err != nil {
+		return nil, err
+	}
+	config, err := tlspolicy.Client{ServerName: host, Roots: p.Roots, Identity: p.Identity, Now: g.s.o.Now, Floor: g.s.o.Floor,
+		Memory: g.s.o.Memory, MaxAge: p.StapleMaxAge, Judged: func(v []revocation.Verdict) { g.seen = v }}.Config()
+	if err != nil {
+		return nil, err
+	}
+	// What the session asks for, so that the platform shows what it shows the
+	// session. What its certificate has to name is fixed in the policy.
+	config.ServerName = g.key.serverName
+	return config, nil
+}
+
+// sameJudge reports whether two settings lead to the same verdict.
+func sameJudge(a, b Platform) bool {
+	return a.Roots.Equal(b.Roots) && reflect.DeepEqual(a.Identity.Certificate, b.Identity.Certificate) && a.StapleMaxAge == b.StapleMaxAge
+}
+
+// configure takes new settings, which newGate has tried. What was judged by
+// other rules is judged anew at once.
+func (g *gate) configure(p Platform) {
+	config, err := g.policy(p)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	changed := err == nil && !sameJudge(g.platform, p)
+	g.platform = p
+	if !changed {
+		return
+	}
+	g.tls = config
+	for _, at := range g.posts {
+		at.verdict.Result = Unjudged
+		select {
+		case at.kick <- struct{}{}:
+		default: // it was told
+		}
+	}
+}
+
+// pass is the verdict for a session whose hello has come: one that is young
+// enough, or one of a handshake that begins now.
+func (g *gate) pass(ctx context.Context) (Verdict, error) {
+	if v, ok := g.young(); ok {
+		return v, nil
+	}
+	return g.ask(ctx, netip.AddrPort{})
+}
+
+// young is a good verdict within the configured age.
+func (g *gate) young() (Verdict, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	at := g.posts[g.latest]
+	if g.platform.VerdictAge == 0 || at == nil || at.verdict.Result != Good {
+		return Verdict{}, false
+	}
+	now := g.s.o.Now()
+	age := now.Sub(at.verdict.At)
+	return at.verdict, age >= 0 && age <= g.platform.VerdictAge && now.Before(at.verdict.Until)
+}
+
+// ask waits for a handshake that begins after the call: at an address, or at
+// what the name leads to.
+func (g *gate) ask(ctx context.Context, at netip.AddrPort) (Verdict, error) {
+	f := g.join(at)
+	select {
+	case <-f.done:
+		return f.verdict, nil
+	case <-ctx.Done():
+		return Verdict{}, ctx.Err()
+	}
+}
+
+func (g *gate) join(at netip.AddrPort) *flight {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l := g.lanes[at]
+	if l == nil {
+		l = &lane{running: &flight{done: make(chan struct{})}}
+		g.lanes[at] = l
+		f := l.running
+		g.s.running.Go(func() { g.fly(l, f, at) })
+		return f
+	}
+	if l.next == nil {
+		l.next = &flight{done: make(chan struct{})}
+	}
+	return l.next
+}
+
+// fly makes one handshake after the other while somebody waits for the next.
+func (g *gate) fly(l *lane, f *flight, at netip.AddrPort) {
+	for f != nil {
+		f.verdict = g.contained(g.s.ctx, at)
+		g.publish(f.verdict, at)
+		g.mu.Lock()
+		done := f
+		f, l.running, l.next = l.next, l.next, nil
+		if f == nil {
+			delete(g.lanes, at)
+		}
+		g.mu.Unlock()
+		close(done.done)
+	}
+}
+
+// publish notes a verdict, tells what changed, and cuts the sessions that it is about.
+func (g *gate) publish(v Verdict, asked netip.AddrPort) {
+	g.s.count(func(n *Counts) { n.Gate[v.Result]++ })
+	g.mu.Lock()
+	var notes []Event
+	if !asked.IsValid() && v.Address.IsValid() {
+		g.latest = v.Address
+		if byName := g.posts[asked]; byName != nil { // it could not be reached; now it can
+			delete(g.posts, asked)
+		}
+	}
+	at := g.post(v.Address)
+	before := at.verdict
+	if v.At.Before(before.At) { // another way to the address was faster
+		g.mu.Unlock()
+		return
+	}
+	at.verdict = v
+	if v.Result == Good {
+		at.good = v
+	}
+	if before.Result != v.Result || v.Err != nil && before.Err != nil && before.Err.Error() != v.Err.Error() {
+		notes = append(notes, Event{Kind: gateEvents[v.Result], Platform: g.platform.Name, ServerName: g.key.serverName, Address: v.Address, Err: v.Err})
+	}
+	cut := g.condemned(at)
+	g.mu.Unlock()
+	for _, e := range notes {
+		g.s.tellGate(e, v)
+	}
+	for _, x := range cut {
+		x.cut(errGateClosed{v.Err})
+	}
+}
+
+var gateEvents = [results]EventKind{Good: GateOpen, Refused: GateClosed, Unreachable: GateClosed, Declined: GateClosed, Unjudged: GateClosed}
+
+// maxPosts bounds what is remembered of addresses that a name led to once.
+const maxPosts = 32
+
+func (g *gate) post(at netip.AddrPort) *post {
+	if p := g.posts[at]; p != nil {
+		return p
+	}
+	if len(g.posts) >= maxPosts {
+		maps.DeleteFunc(g.posts, func(_ netip.AddrPort, p *post) bool { return len(p.sessions) == 0 })
+	}
+	p := &post{sessions: map[*session]struct{}{}, kick: make(chan struct{}, 1)}
+	g.posts[at] = p
+	return p
+}
+
+// condemned are the sessions at an address that have to end: those of a
+// platform that was refused, or that could not be asked for so long that what
+// it proved last has run out.
+func (g *gate) condemned(at *post) []*session {
+	out := at.verdict.Result != Good && !g.s.o.Now().Before(at.good.Until)
+	if g.platform.OnRefused == Keep || at.verdict.Result != Refused && !out {
+		return nil
+	}
+	return slices.Collect(maps.Keys(at.sessions))
+}
+
+// enter registers a session at the address that was judged for it. It fails
+// where the platform was refused since.
+func (g *gate) enter(x *session, v Verdict) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	at := g.post(v.Address)
+	if at.verdict.Result == Refused && at.verdict.At.After(v.At) {
+		return errGateClosed{at.verdict.Err}
+	}
+	at.sessions[x] = struct{}{}
+	if at.stop == nil {
+		ctx, stop := context.WithCancel(g.s.ctx)
+		at.stop = stop
+		g.s.running.Go(func() { g.watch(ctx, v.Address, at.kick) })
+	}
+	return nil
+}
+
+func (g *gate) leave(x *session, v Verdict) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	at := g.post(v.Address)
+	delete(at.sessions, x)
+	if len(at.sessions) == 0 && at.stop != nil {
+		at.stop()
+		at.stop = nil
+	}
+}
+
+// watch judges an address again and again while sessions are open there.
+func (g *gate) watch(ctx context.Context, address netip.AddrPort, kick <-chan struct{}) {
+	timer := time.NewTimer(g.pause(address))
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-kick:
+		case <-timer.C:
+		}
+		if _, err := g.ask(ctx, address); err != nil {
+			return
+		}
+		timer.Reset(g.pause(address))
+	}
+}
+
+const (
+	shortPause = time.Second
+	retryPause = 30 * time.Second // of a platform that cannot be asked
+)
+
+// pause is until the next look: the configured time, or sooner where a
+// response ends before, or the platform could not be asked.
+func (g *gate) pause(address netip.AddrPort) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	at, d := g.post(address), g.platform.Recheck
+	if at.verdict.Result == Good {
+		return max(min(d, at.verdict.Until.Sub(g.s.o.Now())), shortPause)
+	}
+	return min(d, retryPause)
+}
+
+// stapled judges a flight of a session by its own staples, by the same policy.
+func (g *gate) stapled(chain []*x509.Certificate, responses [][]byte) error {
+	state := tls.ConnectionState{Version: tls.VersionTLS12, PeerCertificates: chain}
+	if err := setResponses(&state, responses); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	config := g.tls
+	g.mu.Unlock()
+	g.judging.Lock()
+	defer g.judging.Unlock()
+	return config.VerifyConnection(state)
+}
+
+// setResponses puts responses where the overlay's VerifyConnection looks for
+// them. The field is the overlay's, so it is found by its name.
+func setResponses(state *tls.ConnectionState, responses [][]byte) error {
+	field := reflect.ValueOf(state).Elem().FieldByName("OCSPResponses")
+	if !field.IsValid() || field.Type() != reflect.TypeOf(responses) {
+		return tlsoverlay.ErrMissing
+	}
+	field.Set(reflect.ValueOf(responses))
+	return nil
+}
+
+// header reports whether sessions begin with a header of the PROXY protocol.
+func (g *gate) header() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.platform.ProxyHeader
+}

@@ -1,0 +1,370 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/bedside-gateway/gatewayd/tunnel/inspect"
+	"github.com/bedside-gateway/gatewayd/tunnel/relay"
+)
+
+// A session is one connection of a device, and the one to its platform.
+type session struct {
+	s        *Server
+	listener *listener
+	settings Listener // of its listener when it came
+	device   *net.TCPConn
+	from     netip.AddrPort
+	mac      MAC // where its listener asks for it
+	since    time.Time
+	moved    relay.Counter
+
+	// Guarded by Server.mu.
+	phase      phase
+	gate       *gate // once the hello has said which
+	verdict    inspect.Verdict
+	judged     Verdict
+	draining   bool
+	cutAlready bool // to make room
+	counted    bool // its bytes are in Counts
+
+	mu       sync.Mutex
+	platform *net.TCPConn       // once it is dialled
+	cancel   context.CancelFunc // ends what it waits for
+	why      error              // it was cut by us
+	over     bool
+}
+
+// A phase is how far a session has come.
+type phase uint8
+
+const (
+	greeting phase = iota // no ClientHello yet
+	judging               // platform and handshake are being judged
+	open
+)
+
+var (
+	errStopping = errors.New("the gateway is shutting down")
+	errRemoved  = errors.New("the configuration leads it nowhere any more")
+	errNewer    = errors.New("the device has newer connections")
+	errSlow     = errors.New("it sent no ClientHello, and others needed the place")
+	errFull     = errors.New("too many sessions are open")
+	errRate     = errors.New("the device connects too often")
+	errWho      = errors.New("it is not of the networks that may connect")
+	errSilent   = errors.New("it sent no whole ClientHello in time")
+	errLate     = errors.New("the TLS handshake did not get through in time")
+	errGone     = errors.New("the device ended the connection during the handshake")
+	errPlatform = errors.New("the platform ended the connection during the handshake")
+)
+
+// errGateClosed is a session that may not be, for what the gate found out.
+type errGateClosed struct{ err error }
+
+func (e errGateClosed) Error() string { return "the gate is closed: " + e.err.Error() }
+func (e errGateClosed) Unwrap() error { return e.err }
+
+// Alerts that the tunnel itself gives (RFC 8446, section 6).
+const (
+	alertAccessDenied tls.AlertError = 49
+	alertInternal     tls.AlertError = 80
+	alertCanceled     tls.AlertError = 90
+)
+
+// serve runs a session from its first byte to its end.
+func (x *session) serve(ctx context.Context) {
+	defer x.finish()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	x.mu.Lock()
+	x.cancel = cancel
+	x.mu.Unlock()
+	if err := x.establish(ctx); err != nil {
+		err = x.cause(err)
+		x.s.refused(x, err)
+		x.turnAway(err)
+		return
+	}
+	x.s.opened(x)
+	err := x.s.relay.Join(x.device, x.platform, x.settings.IdleTimeout, &x.moved)
+	x.s.closed(x, x.cause(err))
+}
+
+// cause is why we cut it, or else what happened.
+func (x *session) cause(err error) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.why != nil {
+		return x.why
+	}
+	return err
+}
+
+// cut ends the session now.
+func (x *session) cut(why error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.why == nil {
+		x.why = why
+	}
+	if x.cancel != nil {
+		x.cancel()
+	}
+	x.device.Close()
+	if x.platform != nil {
+		x.platform.Close()
+	}
+}
+
+// finish closes what is open and takes the session off the lists.
+func (x *session) finish() {
+	x.mu.Lock()
+	x.over = true
+	x.device.Close()
+	if x.platform != nil {
+		x.platform.Close()
+	}
+	x.mu.Unlock()
+	x.s.leave(x)
+}
+
+func (x *session) isOver() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.over
+}
+
+// turnAway tells the device in TLS that its session will not be.
+func (x *session) turnAway(err error) {
+	if _, passed := errors.AsType[*inspect.EndError](err); passed {
+		if x.platform != nil {
+			_ = x.platform.CloseWrite() // the alert was for it, or from it
+		}
+		linger(x.device)
+		return
+	}
+	record := alertFor(err)
+	if record == nil || x.device.SetWriteDeadline(time.Now().Add(lingerTime)) != nil {
+		return
+	}
+	if _, err := x.device.Write(record); err == nil {
+		linger(x.device)
+	}
+}
+
+// alertFor is what the device is told; nil is nothing.
+func alertFor(err error) []byte {
+	if cut, ok := errors.AsType[*inspect.CutError](err); ok {
+		return cut.Record()
+	}
+	switch {
+	case errors.Is(err, errSilent), errors.Is(err, errGone):
+		return nil // it does not speak TLS, or not any more
+	case errors.Is(err, errStopping), errors.Is(err, errRemoved):
+		return inspect.Alert(0, alertCanceled)
+	}
+	if _, unreachable := errors.AsType[*ReachError](err); unreachable || errors.Is(err, errLate) || errors.Is(err, errPlatform) {
+		return inspect.Alert(0, alertInternal)
+	}
+	return inspect.Alert(0, alertAccessDenied)
+}
+
+// establish brings the session to where it may flow unseen.
+func (x *session) establish(ctx context.Context) error {
+	names, nameless := x.settings.names()
+	in := inspect.New(inspect.Rules{MinVersion: x.settings.MinVersion, Allow13: x.settings.Allow13, Resumption: x.settings.AllowResumption,
+		ServerNames: names, Nameless: nameless, JudgeStapled: x.stapled})
+	hello, err := x.greeting(in)
+	if err != nil {
+		return err
+	}
+	end := time.Now().Add(x.s.o.HandshakeTimeout)
+	ctx, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
+	if err := x.s.route(x, in.Hello().ServerName); err != nil {
+		return err
+	}
+	v, err := x.gate.pass(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: the platform was not judged: %w", errLate, err)
+	}
+	if v.Result != Good {
+		return errGateClosed{v.Err}
+	}
+	in.Expect([][]byte{v.leaf})
+	if err := x.dial(ctx, v); err != nil {
+		return err
+	}
+	if err := x.shake(in, hello, end); err != nil {
+		return err
+	}
+	return x.s.admit(x, in.Verdict())
+}
+
+// stapled is inspect's way to the gate of the session.
+func (x *session) stapled(chain []*x509.Certificate, responses [][]byte) error {
+	return x.gate.stapled(chain, responses)
+}
+
+// readSize is of the buffers that are there until the session flows.
+const readSize = 4 << 10
+
+// greeting reads the device's ClientHello, and gives what is to be sent on of it.
+func (x *session) greeting(in *inspect.Inspector) (hello []byte, err error) {
+	if err := x.device.SetReadDeadline(time.Now().Add(x.s.o.HelloTimeout)); err != nil {
+		return nil, err
+	}
+	buffer := make([]byte, readSize)
+	for in.Hello() == nil {
+		n, err := x.device.Read(buffer)
+		if n > 0 {
+			pass, err := in.Device(buffer[:n])
+			hello = append(hello, pass...)
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if isTimeout(err) {
+			return nil, errSilent
+		}
+		return nil, errGone
+	}
+	return hello, nil
+}
+
+// dial connects to the address that was judged, and has the gate know of the session.
+func (x *session) dial(ctx context.Context, v Verdict) error {
+	conn, err := x.s.dial(ctx, v.Address.String())
+	if err != nil {
+		return unreachable(v.Address.String(), err, x.s.o.HandshakeTimeout)
+	}
+	x.mu.Lock()
+	x.platform = conn
+	why := x.why
+	x.mu.Unlock()
+	if why != nil {
+		return why
+	}
+	x.s.mu.Lock()
+	x.judged = v
+	x.s.mu.Unlock()
+	return x.gate.enter(x, v)
+}
+
+// shake carries the handshake under the eyes of the inspector until it needs to
+// see no more.
+func (x *session) shake(in *inspect.Inspector, hello []byte, end time.Time) error {
+	if err := errors.Join(x.device.SetDeadline(end), x.platform.SetDeadline(end)); err != nil {
+		return err
+	}
+	if x.gate.header() {
+		hello = append(proxyHeader(x.from, addrPort(x.device.LocalAddr())), hello...)
+	}
+	if _, err := x.platform.Write(hello); err != nil {
+		return errors.Join(errPlatform, err)
+	}
+	w := &watcher{in: in}
+	w.ways = [2]way{{x.device, x.platform, in.Device, errGone}, {x.platform, x.device, in.Platform, errPlatform}}
+	other := make(chan error, 1)
+	go func() { other <- w.carry(0) }()
+	err := w.carry(1)
+	if theirs := <-other; theirs != nil && (err == nil || errors.Is(err, errStopped)) {
+		err = theirs
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(x.device.SetDeadline(time.Time{}), x.platform.SetDeadline(time.Time{}))
+}
+
+// A watcher carries both ways of a handshake past an inspector.
+type watcher struct {
+	ways [2]way
+
+	mu sync.Mutex // around the inspector and stopped
+	in *inspect.Inspector
+	// stopped says that the other way has seen the end, good or bad.
+	stopped bool
+}
+
+type way struct {
+	from, to *net.TCPConn
+	inspect  func([]byte) ([]byte, error)
+	ended    error // what it is when from ends
+}
+
+// errStopped is a way that ended because the other did.
+var errStopped = errors.New("the other way ended")
+
+// carry takes one way until the judgement is made. What was read is always
+// written: from there on the bytes are the relay's.
+func (w *watcher) carry(i int) error {
+	one := w.ways[i]
+	buffer := make([]byte, readSize)
+	for {
+		n, err := one.from.Read(buffer)
+		if n > 0 {
+			err = w.step(one, buffer[:n])
+		} else if err = w.endOf(one, err); err == nil {
+			return nil
+		}
+		if err != nil {
+			w.stop(1 - i)
+			return err
+		}
+		if w.done() {
+			w.stop(1 - i)
+			return nil
+		}
+	}
+}
+
+func (w *watcher) step(one way, p []byte) error {
+	w.mu.Lock()
+	pass, err := one.inspect(p)
+	w.mu.Unlock()
+	if len(pass) == 0 {
+		return err
+	}
+	if _, failed := one.to.Write(pass); failed != nil && err == nil {
+		return errors.Join(errors.New("the handshake could not be passed on"), failed)
+	}
+	return err
+}
+
+// endOf is what the end of reading means; nil where the judgement is made.
+func (w *watcher) endOf(one way, err error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.in.Done():
+		return nil
+	case w.stopped:
+		return errStopped
+	case isTimeout(err):
+		return errLate
+	}
+	return one.ended
+}
+
+func (w *watcher) done() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.in.Done()
+}
+
+// stop wakes a way that waits for bytes.
+func (w *watcher) stop(i int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stopped = true
+	_ = w.ways[i].from.SetReadDeadline(time.Unix(1, 0)) // fails where it is closed, which wakes too
+}
