@@ -1,57 +1,49 @@
 package keystore
 
 import (
-	"crypto/tls"
 	"crypto/x509"
-	"fmt"
 	"time"
 )
 
-// A Warning is something about the identity that works today and needs somebody.
-type Warning struct {
-	Text, Next string
-}
-
-func (w Warning) String() string { return w.Text + "; " + w.Next }
-
-// FileKey is the warning that goes with every key that LoadFile gives.
-var FileKey = Warning{
-	Text: "the private key is in a file: whoever copies it can pose as this gateway",
-	Next: "use it for development only",
-}
-
 const day = 24 * time.Hour
 
-// Check warns of certificates in the chain that have expired, are not valid
-// yet, or have used up two thirds of their life, which is when to renew them.
-func Check(id tls.Certificate, now time.Time) []Warning {
-	var all []Warning
-	for i, der := range id.Certificate {
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			all = append(all, Warning{fmt.Sprintf("certificate %d of our chain cannot be read", i+1), "load it anew"})
-			continue
-		}
-		if w, ok := checkTime(c, now); ok {
-			all = append(all, w)
-		}
-	}
-	return all
-}
+// An Expiry is how near the end of a certificate is. Its text is the name of the
+// condition; "" is far.
+type Expiry string
 
-func checkTime(c *x509.Certificate, now time.Time) (Warning, bool) {
-	name := fmt.Sprintf("certificate %q", c.Subject)
+// The stages, each with a name of its own so that it is told once more.
+const (
+	NotYet   Expiry = "certificate-not-yet-valid"
+	In30Days Expiry = "certificate-expiring-30d"
+	In7Days  Expiry = "certificate-expiring-7d"
+	In1Day   Expiry = "certificate-expiring-1d"
+	Expired  Expiry = "certificate-expired"
+)
+
+// Expires judges a certificate. One that lives for less than three months is
+// warned of in the last third of its life only: renewal begins there.
+func Expires(c *x509.Certificate, now time.Time) Expiry {
 	left := c.NotAfter.Sub(now)
+	third := c.NotAfter.Sub(c.NotBefore) / 3
 	switch {
 	case now.Before(c.NotBefore):
-		return Warning{fmt.Sprintf("%s is not valid before %s", name, c.NotBefore.UTC().Format(time.RFC3339)),
-			"check the gateway's clock: platforms will refuse the certificate"}, true
+		return NotYet
 	case left < 0:
-		return Warning{fmt.Sprintf("%s expired on %s", name, c.NotAfter.UTC().Format(time.RFC3339)),
-			"have a new one issued: platforms will refuse it"}, true
-	case left < c.NotAfter.Sub(c.NotBefore)/3:
-		return Warning{fmt.Sprintf("%s expires in %d days, on %s", name, left/day, c.NotAfter.UTC().Format(time.RFC3339)),
-			"have a new one issued before that"}, true
+		return Expired
+	case left < min(day, third):
+		return In1Day
+	case left < min(7*day, third):
+		return In7Days
+	case left < min(30*day, third):
+		return In30Days
 	}
-	return Warning{}, false
+	return ""
+}
+
+// RenewAt is when to renew a certificate: at two thirds of its life, and up to a
+// tenth of its life later by spread (0 to 1), so that a ward that was enrolled in
+// one hour does not renew in one.
+func RenewAt(c *x509.Certificate, spread float64) time.Time {
+	life := c.NotAfter.Sub(c.NotBefore)
+	return c.NotBefore.Add(life*2/3 + time.Duration(spread*float64(life)/10))
 }

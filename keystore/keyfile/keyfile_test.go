@@ -1,4 +1,4 @@
-package keystore
+package keyfile
 
 import (
 	"crypto"
@@ -17,9 +17,9 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
+	"github.com/bedside-gateway/gatewayd/keystore"
 )
 
 var hospital = sync.OnceValue(func() *pki.PKI {
@@ -95,7 +95,7 @@ func rsaDevice(t *testing.T) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der, ca.Certificate.Raw}, PrivateKey: key, Leaf: leaf}
 }
 
-func TestLoadFileTakesEveryKindOfKeyFile(t *testing.T) {
+func TestLoadTakesEveryKindOfKeyFile(t *testing.T) {
 	ecc, err := hospital().Identity("device")
 	if err != nil {
 		t.Fatal(err)
@@ -116,14 +116,14 @@ func TestLoadFileTakesEveryKindOfKeyFile(t *testing.T) {
 		for form, key := range forms {
 			for _, mode := range []os.FileMode{0o600, 0o400} {
 				t.Run(name+" "+form+" "+mode.String(), func(t *testing.T) {
-					got, err := LoadFile(write(t, "cert.pem", "some text that openssl writes\n"+chain, 0o644), write(t, "key.pem", key, mode))
+					got, err := Load(write(t, "cert.pem", "some text that openssl writes\n"+chain, 0o644), write(t, "key.pem", key, mode))
 					if err != nil {
 						t.Fatal(err)
 					}
 					if len(got.Certificate) != 2 || got.Leaf == nil || !got.Leaf.Equal(id.Leaf) {
 						t.Errorf("%d certificates, leaf %v", len(got.Certificate), got.Leaf)
 					}
-					if !matches(got.PrivateKey.(crypto.Signer), id.Leaf) {
+					if !keystore.Matches(got.PrivateKey.(crypto.Signer).Public(), id.Leaf) {
 						t.Error("another key")
 					}
 				})
@@ -132,7 +132,7 @@ func TestLoadFileTakesEveryKindOfKeyFile(t *testing.T) {
 	}
 }
 
-func TestLoadFileRefuses(t *testing.T) {
+func TestLoadRefuses(t *testing.T) {
 	chain, key := files(t, "device")
 	_, otherKey := files(t, "device-expired")
 	both := chain[0] + chain[1]
@@ -173,7 +173,7 @@ func TestLoadFileRefuses(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			certFile, keyFile := write(t, "cert.pem", c.cert, 0o644), write(t, "key.pem", c.key, c.mode)
-			_, err := LoadFile(certFile, keyFile)
+			_, err := Load(certFile, keyFile)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("the error is %v, without %q", err, c.want)
 			}
@@ -187,7 +187,7 @@ func TestLoadFileRefuses(t *testing.T) {
 	}
 }
 
-func TestLoadFileRefusesWhatIsNoFile(t *testing.T) {
+func TestLoadRefusesWhatIsNoFile(t *testing.T) {
 	chain, key := files(t, "device")
 	certFile := write(t, "cert.pem", strings.Join(chain, ""), 0o644)
 	pipe := filepath.Join(t.TempDir(), "pipe")
@@ -199,7 +199,7 @@ func TestLoadFileRefusesWhatIsNoFile(t *testing.T) {
 		{"a directory", t.TempDir(), "no regular file"},
 		{"nothing", filepath.Join(t.TempDir(), "none"), "no such file"},
 	} {
-		if _, err := LoadFile(certFile, c.path); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := Load(certFile, c.path); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
@@ -208,7 +208,7 @@ func TestLoadFileRefusesWhatIsNoFile(t *testing.T) {
 	if err := os.Symlink(write(t, "key.pem", key, 0o600), link); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := LoadFile(certFile, link); err != nil {
+	if _, err := Load(certFile, link); err != nil {
 		t.Error(err)
 	}
 }
@@ -224,38 +224,8 @@ func TestAnotherUsersKeyIsRefused(t *testing.T) {
 	}
 }
 
-func TestCheckWarnsInTime(t *testing.T) {
-	id, err := hospital().Identity("device")
-	if err != nil {
-		t.Fatal(err)
-	}
-	begin, end := id.Leaf.NotBefore, id.Leaf.NotAfter
-	for _, c := range []struct {
-		name string
-		at   time.Time
-		want string
-	}{
-		{"new", begin, ""},
-		{"two thirds over", end.Add(-end.Sub(begin)/3 + time.Hour), "expires in 29 days"},
-		{"not yet two thirds over", end.Add(-end.Sub(begin)/3 - time.Hour), ""},
-		{"the last hour", end.Add(-time.Hour), "expires in 0 days"},
-		{"over", end.Add(time.Second), "expired on"},
-		{"before its time", begin.Add(-time.Hour), "not valid before"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			all := Check(id, c.at)
-			if c.want == "" && len(all) != 0 || c.want != "" && (len(all) != 1 || !strings.Contains(all[0].String(), c.want)) {
-				t.Errorf("warnings are %v", all)
-			}
-		})
-	}
-	if all := Check(tls.Certificate{Certificate: [][]byte{{1}}}, begin); len(all) != 1 {
-		t.Errorf("bytes that are no certificate: %v", all)
-	}
-}
-
 // What openssl makes is loaded.
-func TestLoadFileTakesWhatOpenSSLMakes(t *testing.T) {
+func TestLoadTakesWhatOpenSSLMakes(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("openssl is not installed")
 	}
@@ -270,7 +240,7 @@ func TestLoadFileTakesWhatOpenSSLMakes(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	if _, err := LoadFile(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")); err != nil {
+	if _, err := Load(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")); err != nil {
 		t.Error(err)
 	}
 }
@@ -290,7 +260,7 @@ func FuzzPEM(f *testing.F) {
 	f.Add([]byte(encode("EC PARAMETERS", []byte{5, 0})))
 	f.Add([]byte("-----BEGIN -----BEGIN CERTIFICATE-----\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		if chain, err := parseChain(text); err == nil && len(chain) == 0 {
+		if chain, err := keystore.Chain(text); err == nil && len(chain) == 0 {
 			t.Fatal("a chain of nothing")
 		}
 		if key, err := parseKey(text); err == nil {

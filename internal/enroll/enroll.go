@@ -1,0 +1,179 @@
+// Package enroll gets the gateway its identity, keeps it, and gets a broken one
+// going again: a key in the TPM, a request, a certificate for it by hand, over
+// EST or by attestation, its renewal, and the way back after a reset.
+//
+// Each step can be repeated: what is done already stays, and the outcome says
+// so and names the next step. The package prints nothing and decides nothing
+// that a CA or a platform has to. gatewayd enroll and the daemon call it.
+package enroll
+
+import (
+	"context"
+	"crypto"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/bedside-gateway/gatewayd/keystore"
+	"github.com/bedside-gateway/gatewayd/keystore/tpm"
+	"github.com/bedside-gateway/gatewayd/observation"
+)
+
+// Dir is the folder of the stores below the state folder.
+const Dir = "identity"
+
+// Device is the name of the store of the gateway's own identity, which platforms
+// see. Other stores are those of the server for devices (Interface A).
+const Device = "device"
+
+// An Applicant is a gateway before its CA, with one store.
+type Applicant struct {
+	Home    string // folder of the stores
+	Store   *keystore.Store
+	TPM     *tpm.TPM
+	ID      observation.EUI64
+	Kind    tpm.Kind
+	Binding *tpm.Binding // nil: keys are bound to no state of the platform
+	Now     func() time.Time
+}
+
+// An Outcome is what a step did.
+type Outcome struct {
+	Changed bool   `json:"changed"`
+	Done    string `json:"done"`
+	Next    string `json:"next"`
+}
+
+const nextCSR = "Give the request to the CA (gatewayd enroll csr) and install what it issues (gatewayd enroll install FILE); for a CA that answers by itself, run gatewayd enroll renew or gatewayd enroll attest."
+
+// Init makes a key in the TPM and a request for it, where there is neither a
+// key that waits for its certificate nor one that has it.
+func (a *Applicant) Init(ctx context.Context) (Outcome, error) {
+	all, err := a.Store.Read()
+	if err != nil {
+		return Outcome{}, err
+	}
+	switch {
+	case all.Next != nil && all.Next.Chain == nil:
+		return Outcome{Done: "A key waits for its certificate already.", Next: nextCSR}, a.try(ctx, all.Next)
+	case all.Current != nil:
+		return Outcome{Done: "The gateway is enrolled already.", Next: "Run gatewayd enroll renew for another certificate."}, a.try(ctx, all.Current)
+	}
+	return a.NewKey(ctx)
+}
+
+// try sees whether the TPM still has the key of a slot.
+func (a *Applicant) try(ctx context.Context, s *keystore.Slot) error {
+	key, err := a.TPM.Load(ctx, s.KeyFile)
+	if err == nil {
+		key.Release(ctx)
+	}
+	return err
+}
+
+// NewKey makes a key in the TPM for the next certificate, beside the one in use,
+// and a request for it.
+func (a *Applicant) NewKey(ctx context.Context) (Outcome, error) {
+	if err := a.Recognise(ctx); err != nil {
+		return Outcome{}, err
+	}
+	text, err := a.TPM.Create(ctx, a.Kind, a.Binding)
+	if err != nil {
+		return Outcome{}, err
+	}
+	key, err := a.TPM.Load(ctx, text)
+	if err != nil {
+		return Outcome{}, err
+	}
+	defer key.Release(ctx)
+	if _, ok := key.Public().(*rsa.PublicKey); ok && !slices.Contains(key.Algorithms(), tls.PSSWithSHA256) {
+		return Outcome{}, errors.New("this TPM salts RSA-PSS otherwise than TLS 1.3 wants it: set key_type to ecc-p256 in [identity]")
+	}
+	return a.keep(key, text)
+}
+
+func (a *Applicant) keep(key crypto.Signer, text []byte) (Outcome, error) {
+	request, err := keystore.Request(key, a.ID)
+	if err == nil {
+		err = a.Store.AddKey(text, request)
+	}
+	if err != nil {
+		return Outcome{}, err
+	}
+	return Outcome{Changed: true, Done: fmt.Sprintf("A key was made in the TPM: %s.", keystore.Mark(key.Public())), Next: nextCSR}, nil
+}
+
+// Recognise notes which TPM it is, before the first key is made in it.
+func (a *Applicant) Recognise(ctx context.Context) error {
+	known, err := keystore.ReadFingerprint(a.Home)
+	if err != nil || known != nil {
+		return err
+	}
+	f, err := a.TPM.Fingerprint(ctx)
+	if err != nil {
+		return err
+	}
+	return keystore.WriteFingerprint(a.Home, f)
+}
+
+// ErrNotBegun is that there is no key to do something with.
+var ErrNotBegun = errors.New("there is no key yet: run gatewayd enroll init")
+
+// Request is the request (PEM) for the certificate that is wanted next: for the
+// key that waits for one, or else for the key in use.
+func (a *Applicant) Request(ctx context.Context) ([]byte, error) {
+	all, err := a.Store.Read()
+	if err != nil {
+		return nil, err
+	}
+	slot := all.Next
+	if slot == nil {
+		slot = all.Current
+	}
+	if slot == nil {
+		return nil, ErrNotBegun
+	}
+	return a.request(ctx, slot)
+}
+
+// request is the one that is kept, if it has the name that the gateway has now.
+func (a *Applicant) request(ctx context.Context, slot *keystore.Slot) ([]byte, error) {
+	if csr, err := parseRequest(slot.Request); err == nil && csr.Subject.CommonName == a.ID.String() {
+		return slot.Request, nil
+	}
+	key, err := a.TPM.Load(ctx, slot.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	defer key.Release(ctx)
+	return keystore.Request(key, a.ID)
+}
+
+func parseRequest(text []byte) (*x509.CertificateRequest, error) {
+	b, _ := pem.Decode(text)
+	if b == nil {
+		return nil, errors.New("there is no request")
+	}
+	return x509.ParseCertificateRequest(b.Bytes)
+}
+
+// ErrNotEnrolled is that there is no certificate yet.
+var ErrNotEnrolled = errors.New("the gateway has no certificate yet: run gatewayd enroll init, and follow its next steps")
+
+// Identity is what a slot shows to platforms: its chain with the key in the TPM.
+// It does not touch the TPM. Without a certificate it is ErrNotEnrolled.
+func (a *Applicant) Identity(slot *keystore.Slot) (tls.Certificate, error) {
+	if slot == nil || slot.Chain == nil {
+		return tls.Certificate{}, ErrNotEnrolled
+	}
+	key, err := a.TPM.Key(slot.KeyFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return keystore.Pair(slot.Chain, key)
+}

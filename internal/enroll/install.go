@@ -1,0 +1,148 @@
+package enroll
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/bedside-gateway/gatewayd/keystore"
+	"github.com/bedside-gateway/gatewayd/keystore/est"
+)
+
+// Install takes a certificate that a CA issued, with its issuing CA's, from PEM
+// in any order or from PKCS #7. It is for one of the keys of the store.
+func (a *Applicant) Install(text []byte) (Outcome, error) {
+	all, err := certificates(text)
+	if err != nil {
+		return Outcome{}, err
+	}
+	return a.install(all)
+}
+
+func (a *Applicant) install(all []*x509.Certificate) (Outcome, error) {
+	slots, err := a.Store.Read()
+	if err != nil {
+		return Outcome{}, err
+	}
+	chain, err := order(&slots, all)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if err := a.judge(chain); err != nil {
+		return Outcome{}, err
+	}
+	before := a.Store.Stamp()
+	slot, err := a.Store.Install(encode(chain))
+	if err != nil {
+		return Outcome{}, err
+	}
+	return installed(chain[0], slot, a.Store.Stamp() != before), nil
+}
+
+func installed(leaf *x509.Certificate, slot string, changed bool) Outcome {
+	what := fmt.Sprintf("The certificate %q, until %s, is in the %s slot.", leaf.Subject.CommonName, leaf.NotAfter.UTC().Format(time.DateOnly), slot)
+	o := Outcome{Changed: changed, Done: what, Next: "Nothing: gatewayd takes it up by itself. Look with gatewayd enroll status."}
+	if slot == keystore.Next {
+		o.Next = "Nothing: gatewayd tries it with a platform, then takes it up. Look with gatewayd enroll status."
+	}
+	if !changed {
+		o.Done = what + " It was there already."
+	}
+	return o
+}
+
+// certificates reads all certificates in text.
+func certificates(text []byte) (all []*x509.Certificate, err error) {
+	blocks, err := keystore.Blocks(text)
+	if err != nil {
+		return nil, err
+	}
+	for i, b := range blocks {
+		list, err := certificatesIn(b)
+		if err != nil {
+			return nil, fmt.Errorf("PEM block %d: %w", i+1, err)
+		}
+		all = append(all, list...)
+	}
+	return all, nil
+}
+
+func certificatesIn(b *pem.Block) ([]*x509.Certificate, error) {
+	switch b.Type {
+	case "CERTIFICATE":
+		c, err := x509.ParseCertificate(b.Bytes)
+		return []*x509.Certificate{c}, err
+	case "PKCS7":
+		return est.ParseResponse([]byte(base64.StdEncoding.EncodeToString(b.Bytes)))
+	}
+	return nil, fmt.Errorf("it is a %.40q: only certificates belong here", b.Type)
+}
+
+// order finds the certificate of one of our keys, and puts its issuers behind it.
+func order(slots *keystore.Slots, all []*x509.Certificate) ([]*x509.Certificate, error) {
+	var keys []crypto.PublicKey
+	for _, s := range []*keystore.Slot{slots.Next, slots.Current} {
+		if s != nil && s.Public != nil {
+			keys = append(keys, s.Public)
+		}
+	}
+	if len(keys) == 0 {
+		return nil, ErrNotBegun
+	}
+	for _, key := range keys {
+		if i := slices.IndexFunc(all, func(c *x509.Certificate) bool { return keystore.Matches(key, c) }); i >= 0 {
+			return follow(all[i], all), nil
+		}
+	}
+	return nil, fmt.Errorf("none of the %d certificates is for a key of this gateway (%s): have one issued for the request of gatewayd enroll csr", len(all), keystore.Mark(keys[0]))
+}
+
+// follow puts the issuers behind a certificate, as far as they are there. A root
+// need not be shown, but an issuing CA that is one has to be (B16).
+func follow(leaf *x509.Certificate, all []*x509.Certificate) []*x509.Certificate {
+	chain := []*x509.Certificate{leaf}
+	for last := leaf; len(chain) < 8; {
+		i := slices.IndexFunc(all, func(c *x509.Certificate) bool {
+			return bytes.Equal(c.RawSubject, last.RawIssuer) && !slices.ContainsFunc(chain, c.Equal) && last.CheckSignatureFrom(c) == nil
+		})
+		if i < 0 {
+			break
+		}
+		last = all[i]
+		chain = append(chain, last)
+	}
+	if n := len(chain); n > 2 && bytes.Equal(chain[n-1].RawSubject, chain[n-1].RawIssuer) {
+		chain = chain[:n-1]
+	}
+	return chain
+}
+
+// judge refuses a chain that no platform could take.
+func (a *Applicant) judge(chain []*x509.Certificate) error {
+	leaf := chain[0]
+	switch {
+	case a.Store.Dir() == a.storeDir(Device) && leaf.Subject.CommonName != a.ID.String():
+		return fmt.Errorf("the certificate has the common name %q, and platforms know this gateway as %s (eui64 in [gateway]): have it issued for that", leaf.Subject.CommonName, a.ID)
+	case len(chain) < 2:
+		return fmt.Errorf("the certificate of the issuing CA, %q, is missing: put it into the same file", leaf.Issuer)
+	case a.Now().After(leaf.NotAfter):
+		return fmt.Errorf("the certificate expired on %s: have a new one issued, or look at the clock", leaf.NotAfter.UTC().Format(time.DateOnly))
+	case leaf.IsCA:
+		return errors.New("the certificate is that of a CA: have one for a device issued")
+	}
+	return nil
+}
+
+func encode(chain []*x509.Certificate) []byte {
+	var b bytes.Buffer
+	for _, c := range chain {
+		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // a buffer takes all
+	}
+	return b.Bytes()
+}
