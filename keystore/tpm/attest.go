@@ -271,7 +271,7 @@ func (t *TPM) Activate(ctx context.Context, attestationKeyFile, credentialBlob, 
 			return err
 		}
 		defer end()
-		r, err := tpm2.ActivateCredential{ActivateHandle: key.auth(once(parent)), KeyHandle: ek.auth(s),
+		r, err := tpm2.ActivateCredential{ActivateHandle: key.auth(answering(parent)), KeyHandle: ek.auth(s),
 			CredentialBlob: tpm2.TPM2BIDObject{Buffer: credentialBlob}, Secret: tpm2.TPM2BEncryptedSecret{Buffer: encryptedSecret}}.Execute(l)
 		if err != nil {
 			return challengeFault(err)

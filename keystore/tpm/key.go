@@ -90,7 +90,7 @@ func (l *link) create(template tpm2.TPMTPublic, data []byte, kind []int, descrip
 		return nil, err
 	}
 	defer l.flush(parent.handle)
-	c := tpm2.Create{ParentHandle: parent.auth(once(parent)), InPublic: tpm2.New2B(template)}
+	c := tpm2.Create{ParentHandle: parent.auth(l.session), InPublic: tpm2.New2B(template)}
 	if data != nil {
 		c.InSensitive = tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
 			Data: tpm2.NewTPMUSensitiveCreate(&tpm2.TPM2BSensitiveData{Buffer: data})}}

@@ -128,7 +128,7 @@ func (f *file) mayBeDevice() error {
 
 // load loads an object under the storage key. The caller flushes it.
 func (l *link) load(parent *object, f *file) (*object, error) {
-	r, err := tpm2.Load{ParentHandle: parent.auth(once(parent)), InPrivate: f.private, InPublic: tpm2.New2B(f.public)}.Execute(l)
+	r, err := tpm2.Load{ParentHandle: parent.auth(l.session), InPrivate: f.private, InPublic: tpm2.New2B(f.public)}.Execute(l)
 	if err != nil {
 		return nil, loadFault(err)
 	}

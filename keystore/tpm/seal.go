@@ -48,8 +48,7 @@ func (t *TPM) Unseal(ctx context.Context, text []byte) (secret []byte, err error
 			return err
 		}
 		defer l.flush(o.handle)
-		encrypted := tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, salted(parent), tpm2.AESEncryption(128, tpm2.EncryptOut)) // the command has nothing to encrypt
-		return l.with(encrypted, f, func(auth tpm2.Session, more ...tpm2.Session) error {
+		return l.with(answering(parent), f, func(auth tpm2.Session, more ...tpm2.Session) error {
 			r, err := tpm2.Unseal{ItemHandle: o.auth(auth)}.Execute(l, more...)
 			if err == nil {
 				secret = r.OutData.Buffer

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -39,10 +38,11 @@ func (o *object) auth(s tpm2.Session) tpm2.AuthHandle {
 
 func salted(o *object) tpm2.AuthOption { return tpm2.Salted(o.handle, o.public) }
 
-// once is a session for one command, salted by a storage key that is loaded, and
-// encrypting both ways.
-func once(parent *object, more ...tpm2.AuthOption) tpm2.Session {
-	return tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, append(more, salted(parent), tpm2.AESEncryption(128, tpm2.EncryptInOut))...)
+// answering is a session for one command whose answer is a secret. The storage
+// key that salts it is loaded. All else goes through the link's session, which
+// encrypts what the commands carry.
+func answering(parent *object) tpm2.Session {
+	return tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, salted(parent), tpm2.AESEncryption(128, tpm2.EncryptOut))
 }
 
 // parent loads the storage key. The caller flushes it. No session protects this
@@ -74,16 +74,18 @@ func (l *link) primary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (*obj
 		return nil, err
 	}
 	public, err := r.OutPublic.Contents()
-	if err == nil {
-		// The name is computed here, so that the key that sessions are salted
-		// with is the one that the name is of.
-		var name *tpm2.TPM2BName
-		if name, err = tpm2.ObjectName(public); err == nil && bytes.Equal(name.Buffer, r.Name.Buffer) {
-			return &object{r.ObjectHandle, *name, *public}, nil
-		}
+	if err != nil {
+		l.flush(r.ObjectHandle)
+		return nil, err
 	}
-	l.flush(r.ObjectHandle)
-	return nil, fmt.Errorf("it gives a storage key whose name is not its own: %w", err)
+	// The name is computed here, so that the key that sessions are salted with is
+	// the one that the name is of.
+	name, err := tpm2.ObjectName(public)
+	if err != nil || !bytes.Equal(name.Buffer, r.Name.Buffer) {
+		l.flush(r.ObjectHandle)
+		return nil, errors.New("it gives a key whose name is not its own")
+	}
+	return &object{r.ObjectHandle, *name, *public}, nil
 }
 
 // A Fingerprint tells one TPM from another, and a TPM that was cleared from

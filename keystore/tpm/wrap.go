@@ -125,7 +125,7 @@ func (t *TPM) Import(ctx context.Context, text []byte) (loadable []byte, err err
 			return err
 		}
 		defer l.flush(parent.handle)
-		r, err := tpm2.Import{ParentHandle: parent.auth(once(parent)), ObjectPublic: tpm2.New2B(f.public), Duplicate: f.private, InSymSeed: f.secret,
+		r, err := tpm2.Import{ParentHandle: parent.auth(l.session), ObjectPublic: tpm2.New2B(f.public), Duplicate: f.private, InSymSeed: f.secret,
 			Symmetric: tpm2.TPMTSymDef{Algorithm: tpm2.TPMAlgNull}}.Execute(l)
 		if err != nil {
 			return loadFault(err)
