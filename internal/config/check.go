@@ -12,29 +12,64 @@ import (
 	"github.com/bedside-gateway/gatewayd/observation"
 )
 
-// checkIdentity wants a certificate and key where there is a platform to show
-// them to, and that they belong together.
+// checkIdentity wants the key in the TPM, or in a file where that is admitted:
+// then with its certificate, if there is a platform to show it to.
 func (l *loader) checkIdentity(c *Config, f found) {
 	i := &c.Identity
+	l.checkEST(i, f)
+	if !i.InsecureFileKey {
+		l.tpmOnly(i, f)
+		return
+	}
 	switch {
 	case i.Certificate == "" && i.Key == "" && len(c.Destinations) == 0:
-		return
 	case i.Certificate == "":
 		f.fault("certificate", "is missing; a platform takes no connection without one: name the PEM file of the gateway's certificate")
-		return
 	case i.Key == "":
 		f.fault("key", "is missing; name the PEM file of the certificate's private key")
-		return
-	case !i.InsecureFileKey:
-		f.fault("key", "a private key in a file can be copied by anyone who gets hold of it; on a development machine write insecure_file_key = true")
-		return
+	default:
+		l.fileKey(f, i.Certificate, i.Key)
 	}
+}
+
+// tpmOnly refuses a file key that is not admitted.
+func (l *loader) tpmOnly(i *Identity, f found) {
+	const next = "on a development machine write insecure_file_key = true"
+	switch {
+	case i.Key != "":
+		f.fault("key", "a private key in a file can be copied by anyone who gets hold of it; "+next)
+	case i.Certificate != "":
+		f.fault("certificate", "the certificate of a key in the TPM is installed with gatewayd enroll install; take the key out, or "+next)
+	}
+}
+
+// fileKey warns of a development key, and looks whether it fits its certificate.
+func (l *loader) fileKey(f found, certificate, key string) bool {
 	f.warn("insecure_file_key", "DEVELOPMENT KEY IN USE: the private key is a file that can be copied; never use this gateway on patients")
 	if l.options.Identity == nil {
-		return
+		return true
 	}
-	if err := l.options.Identity(i.Certificate, i.Key); err != nil {
+	if err := l.options.Identity(certificate, key); err != nil {
 		f.fault("certificate", err.Error())
+		return false
+	}
+	return true
+}
+
+func (l *loader) checkEST(i *Identity, f found) {
+	switch {
+	case i.ESTURL != "" && i.ESTTrust == "":
+		f.fault("est_trust", "is missing; name the PEM file of the roots that the EST server's chain ends in: no server is trusted unseen")
+	case i.ESTURL != "":
+		text, err := l.options.ReadFile(i.ESTTrust)
+		if err != nil {
+			f.fault("est_trust", fileFault(i.ESTTrust, err))
+		} else if _, _, err := Roots(text); err != nil {
+			f.fault("est_trust", i.ESTTrust+" "+err.Error())
+		}
+	}
+	if i.PolicyApprovals != "" && i.PolicySigner == "" {
+		f.fault("policy_approvals", "without policy_signer approves nothing; name the signer's public key, or take it out")
 	}
 }
 

@@ -64,10 +64,26 @@ type Gateway struct {
 	Zone         *time.Location // of the times in messages
 }
 
-// Identity is the certificate that the gateway shows to platforms.
+// Identity is the certificate that the gateway shows to platforms, and where
+// its key is: in the TPM, unless InsecureFileKey.
 type Identity struct {
+	TPM             string // as package tpm takes it
+	KeyType         string // a tpm.Kind
+	PolicySigner    string // PEM file; empty: keys are bound to no state of the platform
+	PolicyApprovals string // JSON file
+	ESTURL          string // empty: certificates are not renewed by themselves
+	ESTTrust        string // PEM file of trust anchors
+
 	Certificate     string // PEM file: its own certificate first, then the issuing ones
 	Key             string // PEM file
+	InsecureFileKey bool
+}
+
+// A ServerIdentity is a certificate that devices see.
+type ServerIdentity struct {
+	Store           string // name of the store with its key in the TPM; empty: a file
+	Certificate     string
+	Key             string
 	InsecureFileKey bool
 }
 
@@ -119,7 +135,7 @@ type Port struct {
 // Southbound is the server for devices that speak IHE PCD themselves (Interface A).
 type Southbound struct {
 	Listen       string // host:port; no host: all addresses
-	Identities   []Identity
+	Identities   []ServerIdentity
 	Trust        string   // PEM file of trust anchors
 	CRLs         []string // files that hold what CRLs takes
 	Authorised   []string // as AuthorisedName gives them

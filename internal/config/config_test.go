@@ -153,7 +153,7 @@ func TestAFileWithOnlyTheRequiredKeysHasTheDefaults(t *testing.T) {
 	want := &Config{Path: "/etc/g/gatewayd.toml", Version: 1,
 		Gateway: Gateway{Name: "GW_DEMO", EUI64: 0x0123456789ABCDEF, StateDir: "/var/lib/gatewayd",
 			StatusSocket: "/run/gatewayd/status.sock", LogLevel: slog.LevelInfo, Zone: time.UTC},
-		Identity: Identity{"/etc/g/device.pem", "/etc/g/device.key", true},
+		Identity: Identity{TPM: "/dev/tpmrm0", KeyType: "ecc-p256", Certificate: "/etc/g/device.pem", Key: "/etc/g/device.key", InsecureFileKey: true},
 		Spool:    Spool{64 << 20, 72 * time.Hour},
 		Destinations: []Destination{{Name: "platform", Address: "platform.test:2575", Trust: "/etc/g/roots.pem",
 			AcceptAck: "AL", ApplicationAck: "NE", Interval: time.Minute, Include: []mdc.Code{}, Exclude: []mdc.Code{},
@@ -233,7 +233,7 @@ poll = "2s"
 	c.Warnings = nil
 	want := &Config{Path: "/etc/g/gatewayd.toml", Version: 1,
 		Gateway:  Gateway{"G", 0x0123456789ABCDEF, "F", "/etc/g/state", "/etc/g/s.sock", slog.LevelDebug, berlin},
-		Identity: Identity{"/etc/g/device.pem", "/etc/g/device.key", true},
+		Identity: Identity{TPM: "/dev/tpmrm0", KeyType: "ecc-p256", Certificate: "/etc/g/device.pem", Key: "/etc/g/device.key", InsecureFileKey: true},
 		Spool:    Spool{2 << 30, 90 * time.Minute},
 		Destinations: []Destination{{"p", "[::1]:2575", "127.0.0.1:9", "/etc/g/roots.pem", "RA", "RF", "NE", "AL", 0,
 			[]mdc.Code{spo2.Code, 147842}, []mdc.Code{temp.Code}, true, "omit", "AA",
@@ -262,6 +262,13 @@ func TestFaultsAreNamedWithTheirPlaceAndTheNextStep(t *testing.T) {
 		"an EUI-64 of zeroes":             {`0123456789ABCDEF`, `0000000000000000`, `:4:9: gateway.eui64: "0000000000000000" is no EUI-64; write 16`},
 		"a text for a flag":               {`insecure_file_key = true`, `insecure_file_key = "yes"`, `identity.insecure_file_key: is a text; write true or false`},
 		"a file key that is not admitted": {`insecure_file_key = true`, ``, `:8:7: identity.key: a private key in a file can be copied by anyone who gets hold of it; on a development machine write insecure_file_key = true`},
+		"a certificate without a key":     {"key = \"device.key\"\ninsecure_file_key = true", ``, `identity.certificate: the certificate of a key in the TPM is installed with gatewayd enroll install`},
+		"a TPM that is nowhere":           {`[identity]`, "[identity]\ntpm = \"tpm0\"", `identity.tpm: "tpm0" is no address of a TPM; write a device such as /dev/tpmrm0`},
+		"a kind of key that is none":      {`[identity]`, "[identity]\nkey_type = \"ecc-p521\"", `identity.key_type: "ecc-p521" is none of the choices`},
+		"a CA without TLS":                {`[identity]`, "[identity]\nest_url = \"http://ca.test\"", `identity.est_url: "http://ca.test" is no address of an EST server`},
+		"a CA whom nothing vouches for":   {`[identity]`, "[identity]\nest_url = \"https://ca.test\"", `identity.est_trust: is missing; name the PEM file`},
+		"a CA with a leaf for a root":     {`[identity]`, "[identity]\nest_url = \"https://ca.test\"\nest_trust = \"leaf.pem\"", `identity.est_trust: /etc/g/leaf.pem certificate 1 in it`},
+		"approvals by nobody":             {`[identity]`, "[identity]\npolicy_approvals = \"a.json\"", `identity.policy_approvals: without policy_signer approves nothing`},
 		"no certificate":                  {`certificate = "device.pem"`, ``, `identity.certificate: is missing`},
 		"no key":                          {`key = "device.key"`, ``, `identity.key: is missing`},
 		"a key that fits not":             {`"device.key"`, `"other.key"`, `identity.certificate: /etc/g/other.key does not fit`},
@@ -347,8 +354,8 @@ func TestTheServerForDevicesHasItsDefaultsAndTakesEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	identity := Identity{"/etc/g/device.pem", "/etc/g/device.key", true}
-	want := &Southbound{Listen: ":2575", Identities: []Identity{identity}, Trust: "/etc/g/roots.pem", CRLs: []string{}, Destinations: []string{},
+	identity := ServerIdentity{Certificate: "/etc/g/device.pem", Key: "/etc/g/device.key", InsecureFileKey: true}
+	want := &Southbound{Listen: ":2575", Identities: []ServerIdentity{identity}, Trust: "/etc/g/roots.pem", CRLs: []string{}, Destinations: []string{},
 		Authorised: []string{"0123456789ABCDEF", "pump 7"}, MinTLS: "1.2", MaxConnections: 256, MaxPerDevice: 4, MaxMessage: 1 << 20,
 		HandshakeTimeout: 15 * time.Second, IdleTimeout: 10 * time.Minute, MessageTimeout: 30 * time.Second}
 	if !reflect.DeepEqual(c.Southbound, want) {
@@ -362,7 +369,7 @@ func TestTheServerForDevicesHasItsDefaultsAndTakesEveryKey(t *testing.T) {
 	if c, err = Parse("/etc/g/gatewayd.toml", []byte(text), options(t)); err != nil {
 		t.Fatal(err)
 	}
-	want = &Southbound{Listen: "10.0.0.1:2575", Identities: []Identity{identity}, Trust: "/etc/g/roots.pem", CRLs: []string{"/etc/g/a.crl", "/etc/g/a.der"}, Destinations: []string{"platform"},
+	want = &Southbound{Listen: "10.0.0.1:2575", Identities: []ServerIdentity{identity}, Trust: "/etc/g/roots.pem", CRLs: []string{"/etc/g/a.crl", "/etc/g/a.der"}, Destinations: []string{"platform"},
 		Authorised: []string{"0123456789ABCDEF", "pump 7"}, LeafOnly13: true, MinTLS: "1.3", MaxConnections: 10, MaxPerDevice: 1, MaxMessage: 64 << 10,
 		HandshakeTimeout: 5 * time.Second, IdleTimeout: time.Hour, MessageTimeout: 10 * time.Second}
 	if !reflect.DeepEqual(c.Southbound, want) {
@@ -378,6 +385,8 @@ func TestFaultsOfTheServerForDevices(t *testing.T) {
 		"a key that fits not":         {"[[southbound.identity]]\ncertificate = \"device.pem\"", "[[southbound.identity]]\ncertificate = \"roots.pem\"", "southbound.identity.certificate: /etc/g/device.key does not fit"},
 		"a key that is missing":       {"[[southbound.identity]]\ncertificate = \"device.pem\"", "[[southbound.identity]]", "southbound.identity.certificate: is missing"},
 		"a file key":                  {"[[southbound.identity]]\ncertificate = \"device.pem\"\nkey = \"device.key\"\ninsecure_file_key = true", "[[southbound.identity]]\ncertificate = \"device.pem\"\nkey = \"device.key\"", "southbound.identity.key: a private key in a file can be copied"},
+		"a store beside a file":       {"[[southbound.identity]]\n", "[[southbound.identity]]\nstore = \"ecc\"\n", "southbound.identity.store: is there beside a key in a file"},
+		"the store of the gateway":    {"[[southbound.identity]]\ncertificate = \"device.pem\"\nkey = \"device.key\"\ninsecure_file_key = true", "[[southbound.identity]]\nstore = \"device\"", "southbound.identity.store: \"device\" is the gateway's own identity"},
 		"nobody authorised":           {"[\"01-23-45-67-89-ab-cd-ef\", \"pump 7\"]", "[]", "southbound.authorised: is empty, so that no device could connect"},
 		"authorised is missing":       {"authorised =", "authorized =", "southbound.authorized: there is no such key; did you mean authorised?"},
 		"a device twice":              {"\"pump 7\"", "\"0123456789abcdef\"", "southbound.authorised: entry 2, \"0123456789ABCDEF\", is there twice"},
@@ -438,7 +447,7 @@ driver = "askr"
 			lines = append(lines, p.Line)
 		}
 	}
-	if want := []int{1, 2, 3, 4, 5, 7, 10, 11, 12, 13, 13, 14, 15, 15, 16}; !reflect.DeepEqual(lines, want) {
+	if want := []int{2, 3, 4, 5, 7, 10, 11, 12, 13, 13, 14, 15, 15, 16}; !reflect.DeepEqual(lines, want) {
 		t.Errorf("problems in lines %v, want %v:\n%v", lines, want, err)
 	}
 }

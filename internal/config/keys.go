@@ -41,8 +41,20 @@ var gatewayKeys = section[Gateway]{
 }
 
 var identityKeys = section[Identity]{
+	{"tpm", "/dev/tpmrm0", false, func(i *Identity) kind { return tpmAddress(&i.TPM) },
+		"The TPM 2.0 that holds the private key: a device, or unix:/PATH or tcp:HOST:PORT for an emulator. gatewayd enroll makes the key in it and installs the certificate."},
+	{"key_type", "ecc-p256", false, func(i *Identity) kind { return choice(&i.KeyType, "ecc-p256", "ecc-p384", "rsa-2048") },
+		"The kind of key that gatewayd enroll makes. Every TPM 2.0 can do ecc-p256."},
+	{"policy_signer", "", false, func(i *Identity) kind { return path(&i.PolicySigner) },
+		"The PEM file of a public key on P-256. New keys and secrets are then bound to it: the TPM uses them only in states of the platform that its owner approved. Empty: they are bound to no state, so that no update can lock the gateway out."},
+	{"policy_approvals", "", false, func(i *Identity) kind { return path(&i.PolicyApprovals) },
+		"The JSON file of the states that policy_signer approved. A firmware brings its own."},
+	{"est_url", "", false, func(i *Identity) kind { return estURL(&i.ESTURL) },
+		"Where the CA renews certificates over EST (RFC 7030): https://HOST[:PORT], with the label of a CA behind it where there is one. Renewal begins at two thirds of a certificate's life. Empty: an operator renews."},
+	{"est_trust", "", false, func(i *Identity) kind { return path(&i.ESTTrust) },
+		"The PEM file of the root certificates that the EST server's chain must end in."},
 	{"certificate", "", false, func(i *Identity) kind { return path(&i.Certificate) },
-		"The PEM file of the certificate that platforms see, followed by its issuing certificates."},
+		"The PEM file of the certificate that platforms see, followed by its issuing certificates. Only with insecure_file_key; otherwise the certificate is where gatewayd enroll puts it."},
 	{"key", "", false, func(i *Identity) kind { return path(&i.Key) },
 		"The PEM file of the private key. For development only: it needs insecure_file_key = true, and its file must be readable by its owner alone."},
 	{"insecure_file_key", false, false, func(i *Identity) kind { return yesNo(&i.InsecureFileKey) },
@@ -149,12 +161,14 @@ var southboundKeys = section[Southbound]{
 		"How long a message may take from its first byte to its last."},
 }
 
-var southIdentityKeys = section[Identity]{
-	{"certificate", nil, true, func(i *Identity) kind { return path(&i.Certificate) },
-		"The PEM file of a certificate that devices see, followed by its issuing certificates. There is one section for an ECC and one for an RSA certificate; without one of them, devices of that scheme cannot connect."},
-	{"key", nil, true, func(i *Identity) kind { return path(&i.Key) },
+var southIdentityKeys = section[ServerIdentity]{
+	{"store", "", false, func(i *ServerIdentity) kind { return optional(label(&i.Store)) },
+		"The name of a key in the TPM with its certificate, as in gatewayd enroll init --store NAME. There is one section for an ECC and one for an RSA certificate; without one of them, devices of that scheme cannot connect."},
+	{"certificate", "", false, func(i *ServerIdentity) kind { return path(&i.Certificate) },
+		"The PEM file of a certificate that devices see, followed by its issuing certificates. Only with insecure_file_key, in place of store."},
+	{"key", "", false, func(i *ServerIdentity) kind { return path(&i.Key) },
 		"The PEM file of its private key. For development only, as in [identity]."},
-	{"insecure_file_key", false, false, func(i *Identity) kind { return yesNo(&i.InsecureFileKey) },
+	{"insecure_file_key", false, false, func(i *ServerIdentity) kind { return yesNo(&i.InsecureFileKey) },
 		"Must be true while the private key is in a file, as in [identity]."},
 }
 

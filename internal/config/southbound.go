@@ -27,10 +27,10 @@ func (l *loader) southIdentities(n *node, s *Southbound) {
 	}
 	schemes := map[x509.PublicKeyAlgorithm]bool{}
 	for _, t := range l.nested(n, "identity", "southbound.") {
-		var i Identity
+		var i ServerIdentity
 		f := read(l, t, "southbound.identity.", southIdentityKeys, &i)
 		if l.southIdentity(f, &i) {
-			schemes[l.scheme(i.Certificate)] = true
+			schemes[l.scheme(&i)] = true
 		}
 		s.Identities = append(s.Identities, i)
 	}
@@ -42,29 +42,31 @@ func (l *loader) southIdentities(n *node, s *Southbound) {
 }
 
 // southIdentity reports whether an identity can be used.
-func (l *loader) southIdentity(f found, i *Identity) bool {
+func (l *loader) southIdentity(f found, i *ServerIdentity) bool {
+	const next = "name the store of a key in the TPM, or on a development machine certificate, key and insecure_file_key = true"
 	switch {
-	case i.Certificate == "" || i.Key == "":
-		return false // a fault already
+	case i.Store != "" && (i.Certificate != "" || i.Key != "" || i.InsecureFileKey):
+		f.fault("store", "is there beside a key in a file; take one of them out")
+	case i.Store == "device":
+		f.fault("store", `"device" is the gateway's own identity, which platforms see; give the server a store of its own`)
+	case i.Store != "":
+		return true
+	case i.Certificate == "":
+		f.fault("certificate", "is missing; "+next)
+	case i.Key == "":
+		f.fault("key", "is missing; "+next)
 	case !i.InsecureFileKey:
 		f.fault("key", "a private key in a file can be copied by anyone who gets hold of it; on a development machine write insecure_file_key = true")
-		return false
+	default:
+		return l.fileKey(f, i.Certificate, i.Key)
 	}
-	f.warn("insecure_file_key", "DEVELOPMENT KEY IN USE: the private key is a file that can be copied; never use this gateway on patients")
-	if l.options.Identity == nil {
-		return true
-	}
-	if err := l.options.Identity(i.Certificate, i.Key); err != nil {
-		f.fault("certificate", err.Error())
-		return false
-	}
-	return true
+	return false
 }
 
 // scheme is the key scheme of the first certificate in a file, unknown where it cannot be told.
-func (l *loader) scheme(file string) x509.PublicKeyAlgorithm {
-	text, err := l.options.ReadFile(file)
-	if err != nil {
+func (l *loader) scheme(i *ServerIdentity) x509.PublicKeyAlgorithm {
+	text, err := l.options.ReadFile(i.Certificate)
+	if i.Store != "" || err != nil {
 		return x509.UnknownPublicKeyAlgorithm
 	}
 	block, _ := pem.Decode(text)

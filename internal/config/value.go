@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"unicode"
 
 	"github.com/bedside-gateway/gatewayd/drivers/port"
+	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 	"github.com/bedside-gateway/gatewayd/mdc"
 	"github.com/bedside-gateway/gatewayd/observation"
 )
@@ -299,6 +301,29 @@ func address(p *string) kind {
 		*p = a
 		return nil
 	})
+}
+
+// tpmAddress is where a TPM is.
+func tpmAddress(p *string) kind {
+	return ofText("device, unix:/PATH or tcp:HOST:PORT", `"/dev/tpmrm0"`, func(_ *loader, s string) error {
+		*p = s
+		if err := tpm.ParseAddress(s); err != nil {
+			return fmt.Errorf("%.80q is no address of a TPM; write a device such as /dev/tpmrm0", s)
+		}
+		return nil
+	})
+}
+
+// estURL is the address of an EST server (RFC 7030, section 3.2.2).
+func estURL(p *string) kind {
+	return optional(ofText("https URL", `"https://ca.example"`, func(_ *loader, s string) error {
+		u, err := url.Parse(s)
+		if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+			return fmt.Errorf("%.80q is no address of an EST server; write https://HOST or https://HOST:PORT", s)
+		}
+		*p = s
+		return nil
+	}))
 }
 
 // listenAddress is an address of this machine, or none for all of them.
