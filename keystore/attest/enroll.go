@@ -64,8 +64,8 @@ const (
 	maxText   = 200      // characters of the CA's explanation
 )
 
-// Enroll has a certificate issued by the CA at the URL (https://HOST[:PORT]),
-// and gives its chain in DER, leaf first. The client has to verify the CA's
+// Enroll has a certificate issued by the CA at the URL (https://HOST[:PORT], or
+// the address of its EST server), and gives its chain in DER, leaf first. The client has to verify the CA's
 // server, and has the time-outs. The leaf is for the key and the name of the
 // device's request and each certificate is signed by the next; whether the last
 // one leads to a root that is trusted is for the caller to judge.
@@ -93,7 +93,8 @@ func baseURL(text string) (string, error) {
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return "", errors.New("it has more than a host and a path")
 	}
-	return "https://" + u.Host + strings.TrimRight(u.EscapedPath(), "/"), nil
+	path, _, _ := strings.Cut(u.EscapedPath(), "/.well-known/")
+	return "https://" + u.Host + strings.TrimRight(path, "/"), nil
 }
 
 func exchange(ctx context.Context, ca caller, device Device) ([][]byte, error) {
