@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -330,6 +331,7 @@ func (w *watcher) carry(i int) error {
 func (w *watcher) step(one way, p []byte) error {
 	w.mu.Lock()
 	pass, err := one.inspect(p)
+	pass = slices.Clone(pass) // it holds only until the other way's next call
 	w.mu.Unlock()
 	if len(pass) == 0 {
 		return err

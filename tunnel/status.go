@@ -294,11 +294,11 @@ func (s *Server) refused(x *session, err error) {
 // ruleOf is the rule that a refusal is about, for a metric's label: a row of
 // the conformance table, a rule of package inspect, or a word of ours.
 func ruleOf(err error) string {
-	if r, ok := errors.AsType[*tlspolicy.RefusalError](err); ok {
-		return cmp.Or(r.Rule, "TLS")
-	}
 	if cut, ok := errors.AsType[*inspect.CutError](err); ok {
 		return string(cut.Rule)
+	}
+	if r, ok := errors.AsType[*tlspolicy.RefusalError](err); ok {
+		return cmp.Or(r.Rule, "TLS")
 	}
 	if _, ok := errors.AsType[*ReachError](err); ok {
 		return "unreachable"
@@ -376,9 +376,13 @@ func (s *Server) Status() Status {
 	for _, l := range listeners {
 		st.Listeners = append(st.Listeners, l.status(flowing[l], shaking[l]))
 	}
+	asked := map[string]bool{}
 	for _, g := range gates {
-		st.Platforms = append(st.Platforms, g.status()...)
+		rows := g.status()
+		asked[g.key.platform] = asked[g.key.platform] || !rows[0].At.IsZero()
+		st.Platforms = append(st.Platforms, rows...)
 	}
+	st.Platforms = slices.DeleteFunc(st.Platforms, func(p PlatformStatus) bool { return p.At.IsZero() && asked[p.Platform] })
 	slices.SortFunc(st.Sessions, func(a, b SessionStatus) int { return a.Since.Compare(b.Since) })
 	slices.SortFunc(st.Listeners, func(a, b ListenerStatus) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(st.Platforms, func(a, b PlatformStatus) int {
