@@ -128,18 +128,27 @@ func (t *TPM) Load(ctx context.Context, text []byte) (*Key, error) {
 	if k.public, err = publicKey(&f.public); err != nil {
 		return nil, t.fault(what, err)
 	}
+	if err := k.learn(ctx); err != nil {
+		k.Release(ctx)
+		return nil, t.fault(what, err)
+	}
+	return k, nil
+}
+
+// learn tries the algorithms.
+func (k *Key) learn(ctx context.Context) error {
 	for _, a := range candidates(k.public) {
 		err := k.try(ctx, a)
 		if err == nil {
 			k.algorithms = append(k.algorithms, a.scheme)
 		} else if !errors.Is(err, errWrong) && FaultOf(err) != Unable {
-			return nil, err
+			return err
 		}
 	}
 	if len(k.algorithms) == 0 {
-		return nil, t.fault(what, &faultError{Unable, "the key signs with no algorithm that TLS has"})
+		return &faultError{Unable, "the key signs with no algorithm that TLS has"}
 	}
-	return k, nil
+	return nil
 }
 
 // An algorithm is a signature as TLS names it.

@@ -196,16 +196,25 @@ func (a *Approval) signer() (*tpm2.TPMTPublic, error) {
 func (l *link) matches(a *Approval) (bool, error) {
 	values := sha256.New()
 	for _, n := range a.PCRs {
-		r, err := tpm2.PCRRead{PCRSelectionIn: selection(n)}.Execute(l)
+		v, err := l.register(n)
 		if err != nil {
 			return false, err
 		}
-		if len(r.PCRValues.Digests) != 1 {
-			return false, &faultError{Refused, fmt.Sprintf("the TPM has no register %d in a SHA-256 bank", n)}
-		}
-		values.Write(r.PCRValues.Digests[0].Buffer)
+		values.Write(v)
 	}
 	return bytes.Equal(policyPCR(selection(a.PCRs...), values.Sum(nil)), a.Policy), nil
+}
+
+// register reads one: the TPM gives a few at a time, and not always as many as asked for.
+func (l *link) register(n uint) ([]byte, error) {
+	r, err := tpm2.PCRRead{PCRSelectionIn: selection(n)}.Execute(l)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.PCRValues.Digests) != 1 {
+		return nil, &faultError{Refused, fmt.Sprintf("the TPM has no register %d in a SHA-256 bank", n)}
+	}
+	return r.PCRValues.Digests[0].Buffer, nil
 }
 
 // show has the TPM verify the signer's signature, and gives the policy its ticket.
@@ -225,6 +234,9 @@ func (l *link) show(s tpm2.TPMISHPolicy, a *Approval, signer *tpm2.TPMTPublic) e
 	digest := approvedDigest(a.Policy)
 	v, err := tpm2.VerifySignature{KeyHandle: tpm2.NamedHandle{Handle: key.ObjectHandle, Name: key.Name}, Digest: tpm2.TPM2BDigest{Buffer: digest[:]},
 		Signature: signature}.Execute(l)
+	if errors.Is(err, tpm2.TPMRCSignature) {
+		return &faultError{Refused, "the signature of an approval does not hold"}
+	}
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -23,6 +24,7 @@ var ErrMissing = errors.New("swtpm is not installed: apt-get install swtpm")
 type Emulator struct {
 	dir     string
 	address string
+	control string // network and address of the control channel
 	process *exec.Cmd
 	done    chan struct{}
 }
@@ -31,34 +33,54 @@ type Emulator struct {
 // on a unix socket in it. A path that is too long for a socket is an error.
 func Start(ctx context.Context, dir string) (*Emulator, error) {
 	socket := filepath.Join(dir, "tpm.sock")
-	return start(ctx, dir, "unix:"+socket, "type=unixio,path="+socket)
+	return start(ctx, &Emulator{dir: dir, address: "unix:" + socket, control: "unix:" + socket + ".ctrl"},
+		"type=unixio,path="+socket, "type=unixio,path="+socket+".ctrl")
 }
 
 // StartTCP is Start on a free port of the loopback address.
 func StartTCP(ctx context.Context, dir string) (*Emulator, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freePorts()
 	if err != nil {
 		return nil, err
 	}
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	if err := l.Close(); err != nil {
-		return nil, err
+	at := func(port int) (address, server string) {
+		return fmt.Sprintf("tcp:127.0.0.1:%d", port), fmt.Sprintf("type=tcp,bindaddr=127.0.0.1,port=%d", port)
 	}
-	return start(ctx, dir, "tcp:127.0.0.1:"+port, "type=tcp,bindaddr=127.0.0.1,port="+port)
+	address, server := at(port)
+	control, ctrl := at(port + 1)
+	return start(ctx, &Emulator{dir: dir, address: address, control: control}, server, ctrl)
 }
 
-func start(ctx context.Context, dir, address, server string) (*Emulator, error) {
+// freePorts finds two in a row: libtss2 looks for the control channel behind
+// the other.
+func freePorts() (int, error) {
+	for range 100 {
+		first, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return 0, err
+		}
+		port := first.Addr().(*net.TCPAddr).Port
+		second, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+1))
+		_ = first.Close()
+		if err == nil {
+			return port, second.Close()
+		}
+	}
+	return 0, errors.New("no two free ports in a row")
+}
+
+func start(ctx context.Context, e *Emulator, server, control string) (*Emulator, error) {
 	path, err := exec.LookPath("swtpm")
 	if err != nil {
 		return nil, ErrMissing
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(e.dir, 0o700); err != nil {
 		return nil, err
 	}
-	log := filepath.Join(dir, "swtpm.log")
-	e := &Emulator{dir: dir, address: address, done: make(chan struct{})}
-	e.process = exec.Command(path, "socket", "--tpm2", "--tpmstate", "dir="+dir, "--server", server,
-		"--ctrl", "type=unixio,path="+filepath.Join(dir, "ctrl.sock"), "--flags", "not-need-init,startup-clear", "--log", "file="+log)
+	log := filepath.Join(e.dir, "swtpm.log")
+	e.done = make(chan struct{})
+	e.process = exec.Command(path, "socket", "--tpm2", "--tpmstate", "dir="+e.dir, "--server", server,
+		"--ctrl", control, "--flags", "not-need-init,startup-clear", "--log", "file="+log)
 	e.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := e.process.Start(); err != nil {
 		return nil, fmt.Errorf("swtpm: %w", err)
@@ -77,7 +99,8 @@ func (e *Emulator) await(ctx context.Context, log string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	for {
-		if c, err := net.Dial("unix", filepath.Join(e.dir, "ctrl.sock")); err == nil {
+		network, address, _ := strings.Cut(e.control, ":")
+		if c, err := net.Dial(network, address); err == nil {
 			return c.Close()
 		}
 		select {
@@ -101,7 +124,7 @@ func (e *Emulator) Pid() int { return e.process.Process.Pid }
 func (e *Emulator) Stop() {
 	_ = e.process.Process.Kill()
 	<-e.done
-	for _, name := range []string{"tpm.sock", "ctrl.sock", ".lock"} {
+	for _, name := range []string{"tpm.sock", "tpm.sock.ctrl", ".lock"} {
 		_ = os.Remove(filepath.Join(e.dir, name))
 	}
 }

@@ -1,0 +1,5 @@
+package tpm
+
+const remembers = "GATEWAY_TPM_REMEMBERS"
+
+func remember() int { return 1 }
