@@ -1,17 +1,21 @@
 package attest_test
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/binary"
 	"math/big"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,9 +51,16 @@ var rsaKey = sync.OnceValue(func() *rsa.PrivateKey {
 	return key
 })
 
+var keys atomic.Uint64
+
+// ecKey is the next key of a sequence that is the same in every process: the
+// fuzzer's workers have to find in their rigs what the seeds were made of.
 func ecKey(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(curve, rand.Reader)
+	sum := sha512.Sum512(binary.BigEndian.AppendUint64([]byte("key of a rig"), keys.Add(1)))
+	scalar := make([]byte, (curve.Params().BitSize+7)/8)
+	copy(scalar[len(scalar)-min(len(scalar)-1, len(sum)):], sum[:]) // the first byte is 0, so that it is below the order
+	key, err := ecdsa.ParseRawPrivateKey(curve, scalar)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +69,7 @@ func ecKey(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
 
 func newRig(t testing.TB) *rig {
 	t.Helper()
-	r := &rig{t: t, nonce: random(t, 32), deviceKey: ecKey(t, elliptic.P256()), makerKey: ecKey(t, elliptic.P256())}
+	r := &rig{t: t, nonce: bytes.Repeat([]byte{0xa5}, 32), deviceKey: ecKey(t, elliptic.P256()), makerKey: ecKey(t, elliptic.P256())}
 	ek, ak := ecKey(t, elliptic.P256()), ecKey(t, elliptic.P256())
 	r.ek, r.ekPublic = tpm2.ECCEKTemplate, ek.Public()
 	r.ek.Unique = point(&ek.PublicKey)
@@ -174,12 +185,20 @@ func (r *rig) rsaSignature(alg tpm2.TPMAlgID, digest []byte) tpm2.TPMTSignature 
 }
 
 func (r *rig) ecSignature(key *ecdsa.PrivateKey, hash tpm2.TPMIAlgHash, digest []byte) tpm2.TPMTSignature {
-	x, y, err := ecdsa.Sign(rand.Reader, key, digest)
+	var opts crypto.Hash = crypto.SHA256
+	if len(digest) == crypto.SHA384.Size() {
+		opts = crypto.SHA384
+	}
+	der, err := key.Sign(nil, digest, opts) // without randomness it is always the same (RFC 6979)
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	var sig struct{ R, S *big.Int }
+	if _, err := asn1.Unmarshal(der, &sig); err != nil {
+		r.t.Fatal(err)
+	}
 	return tpm2.TPMTSignature{SigAlg: tpm2.TPMAlgECDSA, Signature: tpm2.NewTPMUSignature(tpm2.TPMAlgECDSA, &tpm2.TPMSSignatureECC{Hash: hash,
-		SignatureR: tpm2.TPM2BECCParameter{Buffer: x.Bytes()}, SignatureS: tpm2.TPM2BECCParameter{Buffer: y.Bytes()}})}
+		SignatureR: tpm2.TPM2BECCParameter{Buffer: sig.R.Bytes()}, SignatureS: tpm2.TPM2BECCParameter{Buffer: sig.S.Bytes()}})}
 }
 
 func (r *rig) name(p *tpm2.TPMTPublic) tpm2.TPM2BName {

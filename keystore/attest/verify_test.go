@@ -377,6 +377,7 @@ func FuzzVerify(f *testing.F) {
 	}
 	f.Add(text)
 	rsaRig := newRig(f)
+	rsaRig.nonce = bytes.Repeat([]byte{0x5a}, 32) // of another exchange
 	rsaRig.rsaAK(tpm2.TPMAlgRSAPSS)
 	if text, err = rsaRig.evidence().Marshal(); err != nil {
 		f.Fatal(err)
@@ -405,6 +406,7 @@ func FuzzStructures(f *testing.F) {
 	r := newRig(f)
 	good := r.evidence()
 	rsaRig := newRig(f)
+	rsaRig.nonce = bytes.Repeat([]byte{0x5a}, 32) // of another exchange
 	rsaRig.rsaAK(tpm2.TPMAlgRSASSA)
 	other := rsaRig.evidence()
 	f.Add(good.EK, good.AK, good.Key, good.Attestation, good.Signature, good.EKCertificate)
@@ -422,7 +424,5 @@ func FuzzStructures(f *testing.F) {
 		if got, err := attest.Verify(e, o); err == nil && !r.deviceKey.PublicKey.Equal(got.Key) {
 			t.Error("another key was taken")
 		}
-		e.AK = ak
-		_, _, _ = attest.Challenge(e, make([]byte, 32))
 	})
 }
