@@ -13,7 +13,9 @@ OVERLAY := $(CURDIR)/_build/tls/overlay.json
 # An installed toolchain: the files of one that go downloads itself cannot be laid over.
 export GOTOOLCHAIN := local
 # Everything is built and tested with what the overlay adds to crypto/tls (doc/secure-transport.md).
-export GOFLAGS := -overlay=$(OVERLAY)
+# Here private keys may come from files, for simulators and tests. A release is built without the
+# tag, and has not even the code for it (make cross).
+export GOFLAGS := -overlay=$(OVERLAY) -tags=development
 # make FIPS=1: the FIPS 140-3 module of Go, switched on. gatewayd version names the suites that it removes.
 ifeq ($(FIPS),1)
 export GOFIPS140 := v1.0.0
@@ -54,10 +56,13 @@ interop: overlay ## parsers and peers that this project did not write; installs 
 bench: build ## figures, each beside a peer in the same run
 	test/bench.sh $(BENCHTIME)
 
-cross: overlay ## the firmware binaries for arm64 and armv7, stripped
+cross: export GOFLAGS := -overlay=$(OVERLAY)
+cross: overlay ## the firmware binaries for arm64 and armv7, stripped and without file keys
 	@mkdir -p bin/arm64 bin/armv7
 	GOOS=linux GOARCH=arm64 $(BUILD) -o bin/arm64/ ./cmd/gatewayd
 	GOOS=linux GOARCH=arm GOARM=7 $(BUILD) -o bin/armv7/ ./cmd/gatewayd
+	@for b in bin/arm64/gatewayd bin/armv7/gatewayd; do \
+		if grep -q 'gatewayd/keystore/keyfile' $$b; then echo "$$b takes private keys from files: no release may"; exit 1; fi; done
 	@ls -l bin/arm64/gatewayd bin/armv7/gatewayd
 
 overlay: ## the edited crypto/tls that the build lays over the stock one

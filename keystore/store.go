@@ -250,22 +250,6 @@ func (s *Store) Revert() error {
 // Abandon gives the next slot up, with its key.
 func (s *Store) Abandon() error { return s.change(func() error { return s.remove(Next) }) }
 
-// Reset moves the whole store aside, and says where to; "" where there is none.
-// What an earlier reset moved there is gone then.
-func (s *Store) Reset() (moved string, err error) {
-	aside := s.dir + ".reset"
-	if _, err := os.Stat(s.dir); errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if err := os.RemoveAll(aside); err != nil {
-		return "", err
-	}
-	if err := os.Rename(s.dir, aside); err != nil {
-		return "", err
-	}
-	return aside, syncDir(filepath.Dir(s.dir))
-}
-
 // change runs f while no other process changes the store, and sweeps up folders
 // that no slot needs.
 func (s *Store) change(f func() error) error {

@@ -87,7 +87,7 @@ func NewClient(d Destination, q Queue, o Options) *Client {
 	o.Log = o.Log.With("destination", d.Name)
 	c := &Client{queue: q, o: o, backoff: backoff{rand: o.Rand}, resume: make(chan struct{}, 1)}
 	c.d, c.fault = d.complete()
-	c.status = Status{Destination: d.Name, State: Stopped, Since: o.Now(), Acks: map[string]uint64{}, Handshakes: map[string]uint64{}, RoundTrips: newHistogram()}
+	c.status = Status{Destination: d.Name, State: Stopped, Since: o.Now(), Acks: map[string]uint64{}, Handshakes: map[string]uint64{}, RoundTrips: NewHistogram()}
 	return c
 }
 

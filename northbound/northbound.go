@@ -68,6 +68,9 @@ type Destination struct {
 	// TLS is a policy of package tlspolicy. There is no other way: without one
 	// that verifies the platform, nothing is sent.
 	TLS *tls.Config
+	// Unready is why there can be no TLS yet, such as that the gateway has no
+	// certificate. It shows as a refusal. Nil where TLS says all.
+	Unready error
 
 	ConnectTimeout time.Duration // for TCP and TLS together
 	AckTimeout     time.Duration // from the message written to its answer read
@@ -120,6 +123,9 @@ func (d Destination) complete() (Destination, error) {
 	orDefault(&d.MaxAckBytes, DefaultMaxAckBytes)
 	orDefault(&d.RejectTries, DefaultRejectTries)
 	orDefault(&d.ErrorTries, DefaultErrorTries)
+	if d.Unready != nil {
+		return d, d.Unready
+	}
 	return d, checkTLS(d.TLS, host)
 }
 

@@ -61,14 +61,21 @@ type Histogram struct {
 
 var bounds = [...]float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}
 
-func newHistogram() Histogram {
+// NewHistogram counts nothing yet.
+func NewHistogram() Histogram {
 	return Histogram{Bounds: bounds[:], Counts: make([]uint64, len(bounds)+1)}
 }
 
-func (h *Histogram) add(d time.Duration) {
+// Add counts one.
+func (h *Histogram) Add(d time.Duration) {
 	at, _ := slices.BinarySearch(h.Bounds, d.Seconds())
 	h.Counts[at]++
 	h.Sum += d.Seconds()
+}
+
+// Clone is the histogram as it is now.
+func (h *Histogram) Clone() Histogram {
+	return Histogram{h.Bounds, slices.Clone(h.Counts), h.Sum}
 }
 
 // Status tells how the client is doing.
@@ -77,7 +84,7 @@ func (c *Client) Status() Status {
 	defer c.mu.Unlock()
 	s := c.status
 	s.Acks, s.Handshakes = maps.Clone(s.Acks), maps.Clone(s.Handshakes)
-	s.RoundTrips.Counts = slices.Clone(s.RoundTrips.Counts)
+	s.RoundTrips = s.RoundTrips.Clone()
 	s.OtherAcks, s.Unsolicited, s.Stray = c.counters.other.Load(), c.counters.unsolicited.Load(), c.counters.skipped.Load()
 	if c.conn == nil {
 		return s
@@ -140,5 +147,5 @@ func (c *Client) answered(code string, roundTrip time.Duration) {
 	defer c.mu.Unlock()
 	c.status.Acks[code]++
 	c.status.LastAck, c.status.RoundTrip = c.o.Now(), roundTrip
-	c.status.RoundTrips.add(roundTrip)
+	c.status.RoundTrips.Add(roundTrip)
 }

@@ -197,7 +197,7 @@ func (a *app) root() *cobra.Command {
 	root.SuggestionsMinimumDistance = 2
 	root.SetVersionTemplate("gatewayd {{.Version}}\n")
 	root.AddCommand(a.runCommand(), a.checkCommand(), a.statusCommand(), a.decodeCommand(), a.translateCommand(),
-		a.sendCommand(), a.spoolCommand(), a.validateCommand(), a.versionCommand())
+		a.sendCommand(), a.spoolCommand(), a.validateCommand(), a.enrollCommand(), a.versionCommand())
 	root.InitDefaultCompletionCmd("completion")
 	return root
 }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/bedside-gateway/gatewayd/internal/config"
 	supervisor "github.com/bedside-gateway/gatewayd/internal/daemon"
-	"github.com/bedside-gateway/gatewayd/keystore"
 )
 
 // A board with 256 MiB of memory runs other things too: where the environment
@@ -56,9 +55,12 @@ func (a *app) runDaemon(ctx context.Context, path string) error {
 	}
 	level := new(slog.LevelVar)
 	log := logger(a.err, level, os.Getenv("JOURNAL_STREAM") != "")
-	d, err := supervisor.New(c, supervisor.Options{Drivers: a.drivers, Load: load, Log: log, Level: level, Build: a.build, Floor: a.made, Notify: notify})
+	d, err := supervisor.Start(ctx, c, supervisor.Options{Drivers: a.drivers, FileKey: fileKey, Load: load, Log: log, Level: level, Build: a.build, Floor: a.made, Notify: notify})
 	if wrong, ok := errors.AsType[*supervisor.ConfigError](err); ok {
 		return configured(wrong)
+	}
+	if ctx.Err() != nil {
+		return nil
 	}
 	if err != nil {
 		return coded(err)
@@ -96,7 +98,10 @@ func notify(state string) {
 // configOptions are those that every command reads a configuration with.
 func (a *app) configOptions() config.Options {
 	return config.Options{Drivers: a.drivers, Now: time.Now(), Identity: func(certificate, key string) error {
-		_, err := keystore.LoadFile(certificate, key)
+		if fileKey == nil {
+			return errors.New(noFileKey)
+		}
+		_, err := fileKey(certificate, key)
 		return err
 	}}
 }

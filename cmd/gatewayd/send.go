@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -13,7 +14,7 @@ import (
 
 	"github.com/bedside-gateway/gatewayd/internal/config"
 	"github.com/bedside-gateway/gatewayd/internal/daemon"
-	"github.com/bedside-gateway/gatewayd/keystore"
+	"github.com/bedside-gateway/gatewayd/internal/enroll"
 	"github.com/bedside-gateway/gatewayd/northbound"
 	"github.com/bedside-gateway/gatewayd/pcd"
 	"github.com/bedside-gateway/gatewayd/tlspolicy"
@@ -21,26 +22,28 @@ import (
 
 func (a *app) sendCommand() *cobra.Command {
 	t := config.Destination{Name: "platform", IdleTimeout: time.Minute}
-	var certificate, key string
+	var id sender
 	c := &cobra.Command{
-		Use: "send --platform HOST:PORT --cert FILE --key FILE --trust FILE FILE...", Short: "Send messages once, as the gateway would", Args: some("FILE"),
+		Use: "send --platform HOST:PORT --trust FILE FILE...", Short: "Send messages once, as the gateway would", Args: some("FILE"),
 		Long: "Send the messages in files to a platform, through the same code that the gateway delivers with, and print each\n" +
 			"acknowledgement. What the messages break of the rules is printed as a warning first. FILE - is the standard input.\n" +
 			"The exit code is 0 when all were accepted, 69 when the platform is unreachable, 75 when it asked to try later, 76 when\n" +
 			"our rules refuse the platform, or the platform refuses a message.",
 		RunE: func(c *cobra.Command, args []string) error {
-			to, err := a.sendTarget(t, certificate, key)
+			to, done, err := a.sendTarget(t, id)
 			if err != nil {
 				return err
 			}
+			defer done()
 			return a.send(c.Context(), to, args)
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&t.Address, "platform", "", "`HOST:PORT` of the platform; its certificate must have this name (required)")
 	f.StringVar(&t.Connect, "connect", "", "dial `ADDR` instead, under the same name")
-	f.StringVar(&certificate, "cert", "", "PEM `file` of our certificate and its issuing ones (required)")
-	f.StringVar(&key, "key", "", "PEM `file` of our private key (required)")
+	f.StringVarP(&id.config, "config", "c", config.DefaultPath, "configuration `file`, for the certificate that gatewayd enroll installed")
+	f.StringVar(&id.certificate, "cert", "", "in place of it, PEM `file` of our certificate and its issuing ones; only in a development build")
+	f.StringVar(&id.key, "key", "", "PEM `file` of the private key to --cert")
 	f.StringVar(&t.Trust, "trust", "", "PEM `file` of the platform's root certificates (required)")
 	f.DurationVar(&t.AckTimeout, "ack-timeout", 10*time.Second, "how long an acknowledgement may take")
 	f.DurationVar(&t.ConnectTimeout, "connect-timeout", 10*time.Second, "how long connecting may take")
@@ -48,31 +51,69 @@ func (a *app) sendCommand() *cobra.Command {
 	return c
 }
 
-// sendTarget checks the flags and makes a destination of them.
-func (a *app) sendTarget(t config.Destination, certificate, key string) (to northbound.Destination, err error) {
-	for _, f := range []struct{ name, value string }{{"--platform", t.Address}, {"--cert", certificate}, {"--key", key}, {"--trust", t.Trust}} {
+// A sender is where our own certificate and key are.
+type sender struct{ config, certificate, key string }
+
+// sendTarget checks the flags and makes a destination of them. done gives the
+// TPM back.
+func (a *app) sendTarget(t config.Destination, id sender) (to northbound.Destination, done func(), err error) {
+	done = func() {}
+	for _, f := range []struct{ name, value string }{{"--platform", t.Address}, {"--trust", t.Trust}} {
 		if f.value == "" {
-			return to, usage("%s is missing", f.name)
+			return to, done, usage("%s is missing", f.name)
 		}
 	}
 	if t.Address, err = config.Address(t.Address); err != nil {
-		return to, usage("--platform: %w", err)
+		return to, done, usage("--platform: %w", err)
 	}
 	if t.Connect != "" {
 		if t.Connect, err = config.Address(t.Connect); err != nil {
-			return to, usage("--connect: %w", err)
+			return to, done, usage("--connect: %w", err)
 		}
-	}
-	identity, err := keystore.LoadFile(certificate, key)
-	if err != nil {
-		return to, configured(err)
 	}
 	trust, err := os.ReadFile(t.Trust)
 	if err != nil {
-		return to, configured(fmt.Errorf("--trust: %w", err))
+		return to, done, configured(fmt.Errorf("--trust: %w", err))
 	}
-	to, err = daemon.Destination(t, trust, tlspolicy.Client{Identity: identity, Now: time.Now, Floor: a.made})
-	return to, configured(err)
+	pair, done, err := a.identity(id)
+	if err != nil {
+		return to, done, err
+	}
+	to, err = daemon.Destination(t, trust, tlspolicy.Client{Identity: pair, Now: time.Now, Floor: a.made})
+	return to, done, configured(err)
+}
+
+// identity is our own certificate: from files, or from the TPM.
+func (a *app) identity(id sender) (pair tls.Certificate, done func(), err error) {
+	done = func() {}
+	switch {
+	case id.certificate == "" && id.key == "":
+		return a.enrolled(id.config)
+	case id.certificate == "":
+		return pair, done, usage("--cert is missing")
+	case id.key == "":
+		return pair, done, usage("--key is missing")
+	case fileKey == nil:
+		return pair, done, configured(errors.New(noFileKey))
+	}
+	pair, err = fileKey(id.certificate, id.key)
+	return pair, done, configured(err)
+}
+
+// noFileKey is what a release says to a key in a file.
+const noFileKey = "this is a release: it takes no private key from a file; take certificate, key and insecure_file_key out, and run gatewayd enroll init"
+
+// enrolled is the certificate in use of a configuration.
+func (a *app) enrolled(path string) (pair tls.Certificate, done func(), err error) {
+	office, err := a.office(path, enroll.Device)
+	if err != nil {
+		return pair, func() {}, err
+	}
+	slots, err := office.Store.Read()
+	if err == nil {
+		pair, err = office.Identity(slots.Current)
+	}
+	return pair, office.close, configured(err)
 }
 
 func (a *app) send(ctx context.Context, to northbound.Destination, names []string) error {

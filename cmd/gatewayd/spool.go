@@ -15,7 +15,9 @@ import (
 
 	"github.com/bedside-gateway/gatewayd/internal/config"
 	"github.com/bedside-gateway/gatewayd/internal/daemon"
+	"github.com/bedside-gateway/gatewayd/internal/enroll"
 	"github.com/bedside-gateway/gatewayd/internal/status"
+	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 	"github.com/bedside-gateway/gatewayd/spool"
 )
 
@@ -141,7 +143,7 @@ func openDesk(path, socket string) (desk, error) {
 		return client, coded(err)
 	}
 	places := config.PlacesOf(path)
-	key, err := daemon.ReadSpoolKey(places.StateDir)
+	key, err := spoolKey(places)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, coded(fmt.Errorf("no gatewayd runs, and there is no spool in %s; name its configuration with -c FILE", places.StateDir))
 	}
@@ -149,6 +151,19 @@ func openDesk(path, socket string) (desk, error) {
 		return nil, coded(err)
 	}
 	return &stopped{filepath.Join(places.StateDir, daemon.SpoolFile), key, places.Spool}, nil
+}
+
+// spoolKey is the key of the spool, from the TPM where it is sealed.
+func spoolKey(p config.Places) (key [32]byte, err error) {
+	k := daemon.SpoolKey{Dir: p.StateDir}
+	if k.Sealed() {
+		c := &config.Config{Gateway: config.Gateway{StateDir: p.StateDir}, Identity: p.Identity}
+		if k.TPM, err = enroll.OpenTPM(c, tpm.Options{}); err != nil {
+			return key, err
+		}
+		defer k.TPM.Close()
+	}
+	return k.Read(context.Background())
 }
 
 // stopped is the spool of a daemon that does not run. It is open only while

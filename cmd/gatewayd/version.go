@@ -23,6 +23,9 @@ func (a *app) versionCommand() *cobra.Command {
 				return coded(err)
 			}
 			fmt.Fprintf(a.out, "gatewayd %s\ncommit %s\n%s\ntls %s, policy %s\nboard %s\n", a.build.Version, a.build.Commit, a.build.Go, a.build.TLS, tlspolicy.CMIIST().Name, a.build.Board)
+			if fileKey != nil {
+				fmt.Fprintln(a.out, "development build: it takes private keys from files; never use it on patients")
+			}
 			if len(removed) > 0 {
 				fmt.Fprintf(a.out, "FIPS 140-3 mode, without %s\n", strings.Join(removed, ", "))
 			}

@@ -20,7 +20,7 @@ import (
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
 	"github.com/bedside-gateway/gatewayd/internal/sim/platform"
 	"github.com/bedside-gateway/gatewayd/internal/sim/responder"
-	"github.com/bedside-gateway/gatewayd/keystore"
+	"github.com/bedside-gateway/gatewayd/keystore/keyfile"
 	"github.com/bedside-gateway/gatewayd/observation"
 	"github.com/bedside-gateway/gatewayd/revocation/fetch"
 )
@@ -72,7 +72,7 @@ func (f *platformFlags) options() (o platform.Options, err error) {
 		return o, usage("%d --cert and %d --key: each certificate has its key", len(f.certificates), len(f.keys))
 	}
 	for i, file := range f.certificates {
-		c, err := keystore.LoadFile(file, f.keys[i])
+		c, err := keyfile.Load(file, f.keys[i])
 		if err != nil {
 			return o, err
 		}

@@ -543,15 +543,15 @@ func FuzzParse(f *testing.F) {
 
 func TestABrokenFileStillTellsWhereItsGatewayIs(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "g.toml")
-	text := "[gateway]\nstate_dir = \"s\"\nstatus_socket = \"/run/x.sock\"\nnonsense = 1\n[spool]\nmax_bytes = \"2MiB\"\nmax_age = 7\n"
+	text := "[gateway]\nstate_dir = \"s\"\nstatus_socket = \"/run/x.sock\"\nnonsense = 1\n[spool]\nmax_bytes = \"2MiB\"\nmax_age = 7\n[identity]\ntpm = \"unix:/t\"\nkey_type = 1\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	want := Places{filepath.Join(filepath.Dir(file), "s"), "/run/x.sock", Spool{2 << 20, 72 * time.Hour}}
+	want := Places{filepath.Join(filepath.Dir(file), "s"), "/run/x.sock", Spool{2 << 20, 72 * time.Hour}, Identity{TPM: "unix:/t", KeyType: "ecc-p256"}}
 	if got := PlacesOf(file); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	want = Places{"/var/lib/gatewayd", "/run/gatewayd/status.sock", Spool{64 << 20, 72 * time.Hour}}
+	want = Places{"/var/lib/gatewayd", "/run/gatewayd/status.sock", Spool{64 << 20, 72 * time.Hour}, Identity{TPM: "/dev/tpmrm0", KeyType: "ecc-p256"}}
 	if got := PlacesOf(file + ".none"); got != want {
 		t.Errorf("without a file: %+v, want %+v", got, want)
 	}

@@ -6,6 +6,7 @@ import "path/filepath"
 type Places struct {
 	StateDir, StatusSocket string
 	Spool                  Spool
+	Identity               Identity
 }
 
 // PlacesOf reads them from a file, whatever else is wrong with it: a gateway is
@@ -13,6 +14,7 @@ type Places struct {
 func PlacesOf(path string) Places {
 	var g Gateway
 	var s Spool
+	var i Identity
 	l := &loader{path: path, dir: filepath.Dir(path), lines: []int{0}}
 	root := newTable(0)
 	if text, err := readLimited(path); err == nil {
@@ -22,5 +24,6 @@ func PlacesOf(path string) Places {
 	}
 	read(l, l.table(root, "gateway", ""), "gateway.", gatewayKeys, &g)
 	read(l, l.table(root, "spool", ""), "spool.", spoolKeys, &s)
-	return Places{g.StateDir, g.StatusSocket, s}
+	read(l, l.table(root, "identity", ""), "identity.", identityKeys, &i)
+	return Places{g.StateDir, g.StatusSocket, s, i}
 }

@@ -10,6 +10,7 @@ package daemon
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -25,7 +26,9 @@ import (
 	"github.com/bedside-gateway/gatewayd/drivers"
 	"github.com/bedside-gateway/gatewayd/drivers/port"
 	"github.com/bedside-gateway/gatewayd/internal/config"
+	"github.com/bedside-gateway/gatewayd/internal/enroll"
 	"github.com/bedside-gateway/gatewayd/internal/status"
+	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 	"github.com/bedside-gateway/gatewayd/pcd"
 	"github.com/bedside-gateway/gatewayd/spool"
 )
@@ -59,6 +62,21 @@ type Options struct {
 	Listen     func(address string) (net.Listener, error)
 	Responders *http.Client
 	Timing     drivers.Timing
+	// FileKey reads a development key; nil: this program takes none.
+	FileKey func(certificate, key string) (tls.Certificate, error)
+	// TPM is how the TPM is used, where something else than the usual is wanted.
+	TPM tpm.Options
+	// IdentityPeriod is how often the TPM and the slots are looked after; 0: 30 s.
+	IdentityPeriod time.Duration
+	// HoldPeriod is how often Start tries again while the TPM is away; 0: 10 s.
+	HoldPeriod time.Duration
+}
+
+func (o *Options) fileKey(certificate, key string) (tls.Certificate, error) {
+	if o.FileKey == nil {
+		return tls.Certificate{}, errors.New("this is a release: it takes no private key from a file; take certificate, key and insecure_file_key out, and run gatewayd enroll init")
+	}
+	return o.FileKey(certificate, key)
 }
 
 // A Daemon is a gateway with a configuration.
@@ -70,6 +88,8 @@ type Daemon struct {
 	sampler *sampler
 	server  *status.Server
 	started time.Time
+	tpm     *tpm.TPM      // nil: the key is in a file
+	watch   *identityUnit // of the TPM; nil likewise
 
 	beat     atomic.Pointer[time.Time] // of the supervisor
 	lastDrop atomic.Int64              // Unix nanoseconds; the spool tells of drops under its own lock
@@ -85,6 +105,7 @@ type Daemon struct {
 	ports        []*portUnit
 	destinations []*destinationUnit
 	southbound   *southUnit // nil: none
+	southMissing error      // why there is none although there should be
 	leaving      []*lane    // that a reload took off, and that may not have ended yet
 	ready, ended bool
 	reloads      map[string]uint64
@@ -122,6 +143,12 @@ func (o Options) filled() Options {
 	if o.Notify == nil {
 		o.Notify = func(string) {}
 	}
+	if o.IdentityPeriod == 0 {
+		o.IdentityPeriod = 30 * time.Second
+	}
+	if o.HoldPeriod == 0 {
+		o.HoldPeriod = 10 * time.Second
+	}
 	if o.Period == 0 {
 		o.Period = 2 * time.Second
 	}
@@ -151,15 +178,13 @@ func (d *Daemon) open(c *config.Config) error {
 	if err := os.MkdirAll(c.Gateway.StateDir, 0o700); err != nil {
 		return fmt.Errorf("state folder: %w; create it for the user of gatewayd, or set state_dir", err)
 	}
-	key, err := spoolKey(c.Gateway.StateDir, d.options.Random)
-	if err != nil {
+	if err := d.openTPM(c); err != nil {
 		return err
 	}
-	d.spool, err = spool.Open(filepath.Join(c.Gateway.StateDir, SpoolFile), spool.Options{Key: key, MaxBytes: c.Spool.MaxBytes,
-		MaxAge: c.Spool.MaxAge, LockTimeout: d.options.LockTimeout, Now: d.options.Now, Log: d.log, Dropped: d.dropped})
-	if err != nil {
-		return fmt.Errorf("spool: %w", err)
+	if err := d.openSpool(c); err != nil {
+		return err
 	}
+	var err error
 	if d.ids, err = pcd.NewControlIDs(d.options.Random); err != nil {
 		return err
 	}
@@ -179,6 +204,50 @@ func (d *Daemon) open(c *config.Config) error {
 		return err
 	}
 	return nil
+}
+
+// openSpool opens the spool with its key. A key that has grown old is exchanged
+// while the spool is empty.
+func (d *Daemon) openSpool(c *config.Config) error {
+	binding, err := enroll.Binding(c)
+	if err != nil {
+		return &ConfigError{err}
+	}
+	ctx, keeper := context.Background(), SpoolKey{Dir: c.Gateway.StateDir, TPM: d.tpm, Binding: binding}
+	key, err := keeper.open(ctx, d.options.Random)
+	if err != nil {
+		return err
+	}
+	open := func() (err error) {
+		d.spool, err = spool.Open(filepath.Join(c.Gateway.StateDir, SpoolFile), spool.Options{Key: key, MaxBytes: c.Spool.MaxBytes,
+			MaxAge: c.Spool.MaxAge, LockTimeout: d.options.LockTimeout, Now: d.options.Now, Log: d.log, Dropped: d.dropped})
+		if err != nil {
+			return fmt.Errorf("spool: %w", err)
+		}
+		return nil
+	}
+	if err := open(); err != nil || !keeper.due(d.options.Now()) || !d.empty() {
+		return err
+	}
+	if err := d.spool.Close(); err != nil {
+		return fmt.Errorf("spool: %w", err)
+	}
+	d.spool = nil
+	if key, err = keeper.rotate(ctx, d.options.Random); err != nil {
+		return err
+	}
+	d.log.Info("the key of the spool was exchanged")
+	return open()
+}
+
+// empty reports whether the spool holds no message at all.
+func (d *Daemon) empty() bool {
+	for _, q := range d.spool.Stats().Queues {
+		if q.Messages+q.Quarantined > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // A ConfigError is that a configuration cannot be put to work, although each of
@@ -203,6 +272,9 @@ func (d *Daemon) begin() {
 	}
 	if d.southbound != nil {
 		d.southbound.start(d.last)
+	}
+	if d.watch != nil {
+		d.watch.start(d.last)
 	}
 	d.ready = true
 }
@@ -247,6 +319,9 @@ func (d *Daemon) supervise(ctx context.Context, served <-chan error) error {
 // shutdown ends the parts in the direction of the data, each within what is left
 // of the grace time.
 func (d *Daemon) shutdown() {
+	if d.watch != nil {
+		end(d.watch) // it may be reloading
+	}
 	d.reloading.Lock() // a reload that is under way comes to its end first
 	defer d.reloading.Unlock()
 	stop := time.AfterFunc(d.options.Grace, d.giveUp)
@@ -299,6 +374,11 @@ func (d *Daemon) close() {
 	d.giveUp()
 	if d.server != nil {
 		d.server.Close()
+	}
+	if d.tpm != nil {
+		if err := d.tpm.Close(); err != nil {
+			d.log.Debug("the TPM does not close", "error", err)
+		}
 	}
 	if d.spool != nil {
 		if err := d.spool.Close(); err != nil {

@@ -21,7 +21,7 @@ import (
 	"github.com/bedside-gateway/gatewayd/internal/config"
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
 	"github.com/bedside-gateway/gatewayd/internal/status"
-	"github.com/bedside-gateway/gatewayd/keystore"
+	"github.com/bedside-gateway/gatewayd/keystore/keyfile"
 	"github.com/bedside-gateway/gatewayd/spool"
 	"github.com/bedside-gateway/gatewayd/tlsoverlay/overlaytest"
 )
@@ -86,7 +86,8 @@ func newHouseOf(t *testing.T, keys func() (*pki.PKI, error)) *house {
 		t.Fatal(err)
 	}
 	h.options = Options{Drivers: known, Load: h.load, Log: slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Build: status.Build{Version: "test"}, Period: 20 * time.Millisecond, Grace: 5 * time.Second, Open: h.bedside.open,
+		FileKey: keyfile.Load,
+		Build:   status.Build{Version: "test"}, Period: 20 * time.Millisecond, Grace: 5 * time.Second, Open: h.bedside.open,
 		Notify: func(s string) { fmt.Fprintln(h.told, s) },
 		Timing: drivers.Timing{Quiet: -1, BackoffMin: time.Millisecond, BackoffMax: 10 * time.Millisecond, OpenMax: 10 * time.Millisecond}}
 	return h
@@ -113,7 +114,7 @@ func onePort(n int) string {
 
 func (h *house) load() (*config.Config, error) {
 	return config.Load(filepath.Join(h.dir, "g.toml"), config.Options{Drivers: h.options.Drivers, Identity: func(c, k string) error {
-		_, err := keystore.LoadFile(c, k)
+		_, err := keyfile.Load(c, k)
 		return err
 	}})
 }
@@ -153,7 +154,7 @@ func (h *house) end() {
 // stored opens the spool of a gateway that has ended and gives its messages.
 func (h *house) stored() (out []status.Entry) {
 	h.t.Helper()
-	key, err := ReadSpoolKey(filepath.Join(h.dir, "state"))
+	key, err := SpoolKey{Dir: filepath.Join(h.dir, "state")}.Read(h.t.Context())
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -455,12 +456,12 @@ func TestADamagedSpoolIsMovedAsideAndTheGatewayGoesOn(t *testing.T) {
 
 func TestTheKeyOfTheSpoolIsMadeOnceAndGuarded(t *testing.T) {
 	dir := t.TempDir()
-	random := bytes.NewReader(bytes.Repeat([]byte{7}, 32))
-	key, err := spoolKey(dir, random)
+	keeper, random := SpoolKey{Dir: dir}, bytes.NewReader(bytes.Repeat([]byte{7}, 32))
+	key, err := keeper.open(t.Context(), random)
 	if err != nil || key[0] != 7 {
 		t.Fatalf("%v %v", key, err)
 	}
-	if again, err := spoolKey(dir, random); err != nil || again != key {
+	if again, err := keeper.open(t.Context(), random); err != nil || again != key {
 		t.Errorf("a second start has another key: %v", err)
 	}
 	path := filepath.Join(dir, KeyFile)
@@ -470,19 +471,19 @@ func TestTheKeyOfTheSpoolIsMadeOnceAndGuarded(t *testing.T) {
 	if err := os.Chmod(path, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := spoolKey(dir, random); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "chmod 600") {
+	if _, err := keeper.open(t.Context(), random); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("a key that others may read: %v", err)
 	}
 	if err := os.WriteFile(path, []byte("short"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	os.Chmod(path, 0o600)
-	if _, err := spoolKey(dir, random); err == nil || !strings.Contains(err.Error(), "has 5 bytes and not 32") {
+	if _, err := keeper.open(t.Context(), random); err == nil || !strings.Contains(err.Error(), "has 5 bytes and not 32") {
 		t.Errorf("a short key: %v", err)
 	}
 	os.Remove(path)
 	os.WriteFile(filepath.Join(dir, SpoolFile), nil, 0o600)
-	if _, err := spoolKey(dir, random); err == nil || !strings.Contains(err.Error(), "bring the key back") {
+	if _, err := keeper.open(t.Context(), random); err == nil || !strings.Contains(err.Error(), "bring the key back, or") {
 		t.Errorf("a spool without its key: %v", err)
 	}
 }

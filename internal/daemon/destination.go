@@ -45,23 +45,39 @@ func Destination(t config.Destination, trust []byte, identity tlspolicy.Client) 
 	if err != nil {
 		return northbound.Destination{}, fmt.Errorf("destination %s: %w", t.Name, err)
 	}
-	out := northbound.Destination{Name: t.Name, Address: t.Address, Connect: t.Connect, TLS: secured, ConnectTimeout: t.ConnectTimeout,
+	out := unsecured(t)
+	out.TLS = secured
+	return out, nil
+}
+
+// unsecured is a destination without its TLS.
+func unsecured(t config.Destination) northbound.Destination {
+	out := northbound.Destination{Name: t.Name, Address: t.Address, Connect: t.Connect, ConnectTimeout: t.ConnectTimeout,
 		AckTimeout: t.AckTimeout, IdleTimeout: t.IdleTimeout, Pacing: t.Pacing, StrictAck: t.StrictAck}
 	if t.OnReject == "halt" {
 		out.OnReject = northbound.Halt
 	}
-	return out, nil
+	return out
 }
 
 func (d *Daemon) newDestination(t config.Destination, trust []byte, i identity) (*destinationUnit, error) {
 	judged := &verdicts{counts: map[string]uint64{}}
-	to, err := Destination(t, trust, tlspolicy.Client{Identity: i.certificate, Now: d.options.Now, Floor: d.options.Floor, Judged: judged.add})
+	to, err := d.destination(t, trust, i, judged)
 	if err != nil {
 		return nil, err
 	}
 	log := d.log.With("destination", t.Name)
 	return &destinationUnit{config: t, trust: trust, log: log, judged: judged, done: make(chan struct{}),
 		client: northbound.NewClient(to, d.spool.Queue(t.Name), northbound.Options{Log: d.log, Now: d.options.Now, Grace: d.options.Grace / 2})}, nil
+}
+
+func (d *Daemon) destination(t config.Destination, trust []byte, i identity, judged *verdicts) (northbound.Destination, error) {
+	if i.unready != nil {
+		to := unsecured(t)
+		to.Unready = i.unready
+		return to, nil
+	}
+	return Destination(t, trust, tlspolicy.Client{Identity: i.certificate, Now: d.options.Now, Floor: d.options.Floor, Judged: judged.add})
 }
 
 func (u *destinationUnit) stop()                  { u.cancel() }

@@ -1,24 +1,61 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
+
+	"github.com/bedside-gateway/gatewayd/keystore"
+	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 )
 
-// SpoolFile and KeyFile are the names of the spool and its key in the state folder.
+// The names in the state folder of the spool and of its key: sealed by the TPM,
+// or in the clear beside a development key.
 const (
-	SpoolFile = "spool.db"
-	KeyFile   = "spool.key"
+	SpoolFile    = "spool.db"
+	KeyFile      = "spool.key"
+	SealedFile   = "spool.key.tpm"
+	unreadable   = ".unreadable"
+	spoolJournal = ".journal"
 )
 
-// ReadSpoolKey reads the key that the spool is encrypted with. It refuses one
-// that others may read.
-func ReadSpoolKey(dir string) (key [32]byte, err error) {
-	path := filepath.Join(dir, KeyFile)
+// A SpoolKey keeps the key that the spool in a state folder is encrypted with.
+type SpoolKey struct {
+	Dir string
+	// TPM seals it; nil keeps it in the clear, which goes with a development key.
+	TPM     *tpm.TPM
+	Binding *tpm.Binding
+}
+
+// Read reads the key. Errors of the TPM are *tpm.Error; without a key it is
+// fs.ErrNotExist.
+func (k SpoolKey) Read(ctx context.Context) (key [32]byte, err error) {
+	if k.TPM == nil {
+		return k.readClear()
+	}
+	text, err := os.ReadFile(filepath.Join(k.Dir, SealedFile))
+	if err != nil {
+		return key, fmt.Errorf("key of the spool: %w", err)
+	}
+	secret, err := k.TPM.Unseal(ctx, text)
+	if err != nil {
+		return key, fmt.Errorf("key of the spool: %w", err)
+	}
+	defer clear(secret)
+	if len(secret) != len(key) {
+		return key, fmt.Errorf("key of the spool: %s holds %d bytes and not %d: it is something else", SealedFile, len(secret), len(key))
+	}
+	return [32]byte(secret), nil
+}
+
+// readClear refuses a file that others may read.
+func (k SpoolKey) readClear() (key [32]byte, err error) {
+	path := filepath.Join(k.Dir, KeyFile)
 	info, err := os.Stat(path)
 	if err != nil {
 		return key, fmt.Errorf("key of the spool: %w", err)
@@ -36,46 +73,120 @@ func ReadSpoolKey(dir string) (key [32]byte, err error) {
 	return [32]byte(b), nil
 }
 
-// spoolKey reads the key, or makes one where there is neither a key nor a spool.
-func spoolKey(dir string, random io.Reader) ([32]byte, error) {
-	key, err := ReadSpoolKey(dir)
+// open reads the key, or makes one where there is neither a key nor a spool. One
+// that was in the clear before is sealed.
+func (k SpoolKey) open(ctx context.Context, random io.Reader) ([32]byte, error) {
+	key, err := k.Read(ctx)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
-	if _, err := os.Stat(filepath.Join(dir, SpoolFile)); err == nil {
-		return key, fmt.Errorf("%s has a spool and no %s: bring the key back, or move the spool away to begin a new one", dir, KeyFile)
+	if k.TPM != nil {
+		if key, err := k.readClear(); !errors.Is(err, fs.ErrNotExist) {
+			if err == nil {
+				err = k.write(ctx, key)
+			}
+			return key, err
+		}
 	}
+	if _, err := os.Stat(filepath.Join(k.Dir, SpoolFile)); err == nil {
+		return key, fmt.Errorf("%s has a spool and no key to it (%s): bring the key back, or move the spool away to begin a new one", k.Dir, k.file())
+	}
+	return k.make(ctx, random)
+}
+
+func (k SpoolKey) file() string {
+	if k.TPM == nil {
+		return KeyFile
+	}
+	return SealedFile
+}
+
+func (k SpoolKey) make(ctx context.Context, random io.Reader) (key [32]byte, err error) {
 	if _, err := io.ReadFull(random, key[:]); err != nil {
 		return key, fmt.Errorf("key of the spool: no randomness: %w", err)
 	}
-	return key, writeKey(filepath.Join(dir, KeyFile), key[:])
+	return key, k.write(ctx, key)
 }
 
-// writeKey writes the file so that after a power cut it is there whole or not at all.
-func writeKey(path string, key []byte) error {
-	part := path + ".part"
-	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
+// write keeps the key so that after a power cut it is there whole or not at all.
+// In the clear it is nowhere any more once it is sealed.
+func (k SpoolKey) write(ctx context.Context, key [32]byte) error {
+	text := key[:]
+	if k.TPM != nil {
+		sealed, err := k.TPM.Seal(ctx, key[:], k.Binding)
+		if err != nil {
+			return fmt.Errorf("key of the spool: %w", err)
+		}
+		text = sealed
+	}
+	if err := keystore.WriteFile(filepath.Join(k.Dir, k.file()), text); err != nil {
 		return fmt.Errorf("key of the spool: %w", err)
 	}
-	_, err = f.Write(key)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(part, path)
+	if k.TPM == nil {
+		return nil
 	}
-	if err == nil {
-		err = syncDir(filepath.Dir(path))
-	}
-	if err != nil {
+	if err := os.Remove(filepath.Join(k.Dir, KeyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("key of the spool: %w", err)
 	}
 	return nil
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
+// rotateAfter is how old a sealed key gets. It is exchanged at the next start at
+// which the spool is empty, so that nothing has to be encrypted anew.
+const rotateAfter = 30 * 24 * time.Hour
+
+// due reports whether the key is to be exchanged.
+func (k SpoolKey) due(now time.Time) bool {
+	info, err := os.Stat(filepath.Join(k.Dir, SealedFile))
+	return k.TPM != nil && err == nil && now.Sub(info.ModTime()) > rotateAfter
+}
+
+// rotate exchanges the key of an empty spool, which it begins anew. After a
+// power cut there is the old key or the new one, and at most no spool, which is
+// an empty one.
+func (k SpoolKey) rotate(ctx context.Context, random io.Reader) ([32]byte, error) {
+	for _, name := range []string{SpoolFile + spoolJournal, SpoolFile} {
+		if err := os.Remove(filepath.Join(k.Dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return [32]byte{}, fmt.Errorf("spool: %w", err)
+		}
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return k.make(ctx, random)
+}
+
+// Sealed reports whether there is a sealed key.
+func (k SpoolKey) Sealed() bool {
+	_, err := os.Stat(filepath.Join(k.Dir, SealedFile))
+	return err == nil
+}
+
+// Lost reports whether there is a sealed key that the TPM will never give again.
+// A TPM that is away may come back: that is an error.
+func (k SpoolKey) Lost(ctx context.Context) (bool, error) {
+	_, err := k.Read(ctx)
+	switch tpm.FaultOf(err) {
+	case tpm.Cleared, tpm.Replaced, tpm.Foreign, tpm.Tampered:
+		return true, nil
+	case "":
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+	}
+	return false, err
+}
+
+// Abandon moves a spool aside whose key the TPM does not give any more, with the
+// key's file, and says where to; "" where there is no spool.
+func (k SpoolKey) Abandon() (moved string, err error) {
+	for _, name := range []string{SealedFile, SpoolFile + spoolJournal, SpoolFile} {
+		path := filepath.Join(k.Dir, name)
+		if err := os.Rename(path, path+unreadable); errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return "", err
+		}
+		if name == SpoolFile {
+			moved = path + unreadable
+		}
+	}
+	return moved, nil
 }

@@ -2,43 +2,14 @@ package daemon
 
 import (
 	"bytes"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
 	"reflect"
 	"slices"
-	"time"
 
 	"github.com/bedside-gateway/gatewayd/internal/config"
-	"github.com/bedside-gateway/gatewayd/keystore"
 )
-
-// An identity is the gateway's certificate with its key.
-type identity struct {
-	certificate tls.Certificate
-	notAfter    time.Time
-}
-
-func loadIdentity(c *config.Config) (identity, error) {
-	if c.Identity.Certificate == "" {
-		return identity{}, nil
-	}
-	pair, err := keystore.LoadFile(c.Identity.Certificate, c.Identity.Key)
-	if err != nil {
-		return identity{}, err
-	}
-	leaf, err := x509.ParseCertificate(pair.Certificate[0])
-	if err != nil {
-		return identity{}, fmt.Errorf("%s: %w", c.Identity.Certificate, err)
-	}
-	return identity{pair, leaf.NotAfter}, nil
-}
-
-func (i identity) same(j identity) bool {
-	return slices.EqualFunc(i.certificate.Certificate, j.certificate.Certificate, bytes.Equal)
-}
 
 // A plan is what a configuration becomes: parts that go on as they are, and new
 // ones, made and not started. To make one changes nothing.
@@ -54,7 +25,7 @@ type plan struct {
 func (d *Daemon) plan(c *config.Config) (*plan, error) {
 	p := &plan{lanes: map[*portUnit][]*lane{}}
 	var err error
-	if p.identity, err = loadIdentity(c); err != nil {
+	if p.identity, err = d.loadIdentity(c); err != nil {
 		return nil, err
 	}
 	for _, t := range c.Destinations {
@@ -170,15 +141,23 @@ func (d *Daemon) reload() error {
 	if err != nil {
 		return err
 	}
+	if err := d.apply(c); err != nil {
+		return err
+	}
+	for _, w := range c.Warnings {
+		d.log.Warn(w.String())
+	}
+	return nil
+}
+
+// apply goes over to a configuration. With an error everything is as it was.
+func (d *Daemon) apply(c *config.Config) error {
 	d.mu.Lock()
 	p, err := d.plan(c)
 	ended := d.ended
 	d.mu.Unlock()
 	if err != nil {
 		return &ConfigError{err}
-	}
-	for _, w := range c.Warnings {
-		d.log.Warn(w.String())
 	}
 	switch {
 	case !ended:
@@ -276,6 +255,8 @@ func needRestart(was, is *config.Config) (keys []string) {
 		"gateway.status_socket": was.Gateway.StatusSocket == is.Gateway.StatusSocket,
 		"spool.max_bytes":       was.Spool.MaxBytes == is.Spool.MaxBytes,
 		"spool.max_age":         was.Spool.MaxAge == is.Spool.MaxAge,
+		"identity.tpm": was.Identity.TPM == is.Identity.TPM && was.Identity.InsecureFileKey == is.Identity.InsecureFileKey &&
+			was.Identity.PolicySigner == is.Identity.PolicySigner && was.Identity.PolicyApprovals == is.Identity.PolicyApprovals,
 	} {
 		if !same {
 			keys = append(keys, key)

@@ -9,6 +9,7 @@ import (
 	"github.com/bedside-gateway/gatewayd/drivers"
 	"github.com/bedside-gateway/gatewayd/internal/config"
 	"github.com/bedside-gateway/gatewayd/internal/status"
+	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/spool"
 )
 
@@ -17,7 +18,7 @@ func (d *Daemon) Report() status.Report {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := status.Report{Gateway: d.config.Gateway.Name, Now: d.options.Now(), Started: d.started, Ready: d.ready,
-		Build: d.options.Build, Certificate: d.identity.notAfter, Conditions: []status.Condition{},
+		Build: d.options.Build, Certificate: d.identity.notAfter(), Conditions: []status.Condition{},
 		Ports: []status.Port{}, Destinations: []status.Destination{}, Reloads: map[string]uint64{}}
 	for result, n := range d.reloads {
 		r.Reloads[result] = n
@@ -40,6 +41,10 @@ func (d *Daemon) Report() status.Report {
 	if u := d.southbound; u != nil {
 		r.Southbound = u.report()
 		c.southbound(u, r.Southbound)
+	}
+	if d.watch != nil {
+		d.watch.report(&r)
+		d.watch.raise(&c)
 	}
 	c.whole(s)
 	r.Judge()
@@ -112,10 +117,9 @@ func (c *laneCounts) add(l laneCounts) {
 
 // Limits of the conditions.
 const (
-	certificateSoon = 30 * 24 * time.Hour // to renew in
-	capacityShort   = 8 * time.Hour       // to bring a platform back in
-	unreachable     = 30 * time.Second    // before a connection that is away is worth a word
-	unanswered      = time.Minute         // likewise for a device
+	capacityShort = 8 * time.Hour    // to bring a platform back in
+	unreachable   = 30 * time.Second // before a connection that is away is worth a word
+	unanswered    = time.Minute      // likewise for a device
 )
 
 // conditions fills the conditions of a report.
@@ -220,7 +224,7 @@ func (c *conditions) whole(s spool.Stats) {
 
 // fileKeys reports whether a private key is a file.
 func fileKeys(c *config.Config) bool {
-	return c.Identity.InsecureFileKey || c.Southbound != nil && slices.ContainsFunc(c.Southbound.Identities, func(i config.Identity) bool { return i.InsecureFileKey })
+	return c.Identity.InsecureFileKey || c.Southbound != nil && slices.ContainsFunc(c.Southbound.Identities, func(i config.ServerIdentity) bool { return i.InsecureFileKey })
 }
 
 func (c *conditions) spool(s spool.Stats) {
@@ -261,12 +265,23 @@ func left(d time.Duration) string {
 }
 
 func (c *conditions) certificate() {
-	until := c.report.Certificate
-	switch {
-	case until.IsZero():
-	case c.report.Now.After(until):
-		c.raise(status.Down, "certificate-expired", "", until, "The certificate of the gateway is no longer valid, and platforms refuse it.", "Install a new certificate and reload; if it is new, look at the clock.")
-	case until.Sub(c.report.Now) < certificateSoon:
-		c.raise(status.Degraded, "certificate-expiring", "", time.Time{}, "The certificate of the gateway ends on "+until.UTC().Format("2006-01-02")+".", "Install a new certificate and reload.")
+	if err := c.daemon.southMissing; err != nil {
+		c.raise(status.Degraded, "southbound-not-enrolled", "", time.Time{}, "The server for devices has no certificate, so that none can connect.", sentence(err.Error()))
+	}
+	leaf := c.daemon.identity.certificate.Leaf
+	if leaf == nil {
+		return
+	}
+	until := "The certificate of the gateway ends on " + leaf.NotAfter.UTC().Format("2006-01-02") + "."
+	const renew = "Have it renewed: gatewayd enroll renew, or gatewayd enroll csr and gatewayd enroll install FILE."
+	switch e := keystore.Expires(leaf, c.report.Now); e {
+	case "":
+	case keystore.NotYet:
+		c.raise(status.Down, string(e), "", time.Time{}, "The certificate of the gateway is valid only from "+leaf.NotBefore.UTC().Format("2006-01-02")+" on.", "Look at the clock of the gateway.")
+	case keystore.Expired:
+		c.raise(status.Down, string(e), "", leaf.NotAfter, "The certificate of the gateway is no longer valid, and platforms refuse it.",
+			"If the clock is right: gatewayd enroll renew with the bootstrap credential of the CA, or gatewayd enroll csr and gatewayd enroll install FILE.")
+	default:
+		c.raise(status.Degraded, string(e), "", time.Time{}, until, renew)
 	}
 }

@@ -19,8 +19,8 @@ import (
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/internal/config"
+	"github.com/bedside-gateway/gatewayd/internal/enroll"
 	"github.com/bedside-gateway/gatewayd/internal/status"
-	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/revocation"
 	"github.com/bedside-gateway/gatewayd/revocation/fetch"
 	"github.com/bedside-gateway/gatewayd/southbound"
@@ -61,13 +61,10 @@ type southFiles struct {
 	crls       [][]byte
 }
 
-func readSouthFiles(c *config.Southbound) (f southFiles, err error) {
-	for _, i := range c.Identities {
-		pair, err := keystore.LoadFile(i.Certificate, i.Key)
-		if err != nil {
-			return f, err
-		}
-		f.identities = append(f.identities, pair)
+func (d *Daemon) readSouthFiles(all *config.Config) (f southFiles, err error) {
+	c := all.Southbound
+	if f.identities, err = d.serverIdentities(all); err != nil {
+		return f, err
 	}
 	if f.trust, err = os.ReadFile(c.Trust); err != nil {
 		return f, fmt.Errorf("southbound: trust: %w", err)
@@ -82,6 +79,29 @@ func readSouthFiles(c *config.Southbound) (f southFiles, err error) {
 	return f, nil
 }
 
+// serverIdentities are those that devices see. A store that is not enrolled yet
+// is left out, as long as one is.
+func (d *Daemon) serverIdentities(c *config.Config) (all []tls.Certificate, err error) {
+	var missing error
+	for _, i := range c.Southbound.Identities {
+		var pair tls.Certificate
+		if i.Store == "" {
+			pair, err = d.options.fileKey(i.Certificate, i.Key)
+		} else if pair, err = d.stored(c, i.Store); errors.Is(err, enroll.ErrNotEnrolled) {
+			missing = fmt.Errorf("southbound: identity %s: there is no certificate yet: run gatewayd enroll init --store %s, and follow its next steps: %w", i.Store, i.Store, err)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, pair)
+	}
+	if len(all) == 0 {
+		return nil, missing
+	}
+	return all, nil
+}
+
 func (f southFiles) same(g southFiles) bool {
 	chain := func(a, b tls.Certificate) bool {
 		return slices.EqualFunc(a.Certificate, b.Certificate, bytes.Equal)
@@ -94,7 +114,12 @@ func (d *Daemon) planSouthbound(c *config.Config) (*southUnit, error) {
 	if c.Southbound == nil {
 		return nil, nil
 	}
-	files, err := readSouthFiles(c.Southbound)
+	files, err := d.readSouthFiles(c)
+	d.southMissing = nil
+	if errors.Is(err, enroll.ErrNotEnrolled) {
+		d.southMissing = err
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -357,8 +382,9 @@ func lastRefusal(all []status.Refusal) (latest status.Refusal) {
 
 // staples raises what is wrong with our own certificates (A10).
 func (c *conditions) staples(s *status.Southbound) {
+	const soon = 30 * 24 * time.Hour // to renew in
 	for i, until := range s.Certificates {
-		if until.Sub(c.report.Now) < certificateSoon {
+		if until.Sub(c.report.Now) < soon {
 			c.raise(status.Degraded, "server-certificate-expiring", fmt.Sprint(i+1), time.Time{}, "A certificate that devices see ends on "+until.UTC().Format("2006-01-02")+"; then they refuse it.",
 				"Install a new certificate in [[southbound.identity]] and reload.")
 		}

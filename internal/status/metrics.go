@@ -62,13 +62,16 @@ var (
 	descSouthBytes   = describeMetric("southbound_bytes_total", "Bytes of the messages of devices that were stored.")
 	descSouthCBC     = describeMetric("southbound_cbc_sessions_total", "Sessions of devices with a CBC suite.")
 	descSouthStaple  = describeMetric("southbound_staple_next_update_timestamp_seconds", "Until when the response that is stapled for our own certificate holds.", "slot", "position")
+	descSign         = describeMetric("tpm_sign_duration_seconds", "How long the TPM took for a signature.")
+	descTPMErrors    = describeMetric("tpm_errors_total", "Signatures that the TPM did not make, by fault.", "fault")
+	descTPMInfo      = describeMetric("tpm_info", "Which TPM holds the key; always 1.", "manufacturer", "firmware")
 	descNotAfter     = describeMetric("certificate_not_after_timestamp_seconds", "When the certificate of the gateway ends.", "slot")
 )
 
 var descriptions = []*prometheus.Desc{descBuild, descStart, descVerdict, descCondition, descPortState, descPortBytes, descPortOpened,
 	descPortPanics, descFrames, descObservations, descSimulated, descUnmapped, descLast, descMessages, descPending, descFindings,
 	descShapes, descReloads, descSpoolMsgs, descSpoolQuar, descSpoolBytes, descSpoolMax, descSpoolOldest, descSpoolCap,
-	descSpoolDropped, descSpoolRefused, descAcks, descHandshakes, descCBC, descVerdicts, descStaple, descDelivered, descConnected, descSend, descNotAfter,
+	descSpoolDropped, descSpoolRefused, descAcks, descHandshakes, descCBC, descVerdicts, descStaple, descDelivered, descConnected, descSend, descNotAfter, descSign, descTPMErrors, descTPMInfo,
 	descSouth, descSouthConns, descSouthIn, descSouthOut, descSouthMsgs, descSouthBytes, descSouthCBC, descSouthStaple}
 
 // Describe names all metrics.
@@ -91,7 +94,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	m.gauge(descShapes, float64(r.Shapes))
 	m.counters(descFindings, r.Findings)
 	m.counters(descReloads, r.Reloads)
-	m.time(descNotAfter, r.Certificate, "current")
+	m.identity(&r)
 	for i := range r.Ports {
 		m.port(&r.Ports[i])
 	}
@@ -102,6 +105,24 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		m.southbound(r.Southbound)
 	}
 	m.spool(&r)
+}
+
+func (m metrics) identity(r *Report) {
+	i := r.Identity
+	if i == nil {
+		m.time(descNotAfter, r.Certificate, "current")
+		return
+	}
+	for _, s := range i.Slots {
+		m.time(descNotAfter, s.NotAfter, s.Slot)
+	}
+	m.counters(descTPMErrors, i.Errors)
+	if len(i.Signatures.Counts) == len(i.Signatures.Bounds)+1 {
+		m.histogram(descSign, i.Signatures)
+	}
+	if i.Manufacturer != "" {
+		m.gauge(descTPMInfo, 1, i.Manufacturer, i.Firmware)
+	}
 }
 
 // metrics writes values to a scrape.

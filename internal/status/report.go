@@ -62,6 +62,7 @@ type Report struct {
 	Ready        bool              `json:"ready"`
 	Build        Build             `json:"build"`
 	Certificate  time.Time         `json:"certificate_not_after,omitzero"`
+	Identity     *Identity         `json:"identity,omitempty"` // nil: the key is in a file
 	Conditions   []Condition       `json:"conditions"`
 	Ports        []Port            `json:"ports"`
 	Destinations []Destination     `json:"destinations"`
@@ -79,6 +80,26 @@ type Build struct {
 	Go      string `json:"go"`
 	Board   string `json:"board"`
 	TLS     string `json:"tls"` // mark of the overlay of crypto/tls
+}
+
+// An Identity is the key of the gateway in its TPM, and its certificates.
+type Identity struct {
+	Place        string            `json:"place"` // tpm
+	Address      string            `json:"address"`
+	Manufacturer string            `json:"manufacturer,omitempty"`
+	Firmware     string            `json:"firmware,omitempty"`
+	Slots        []Slot            `json:"slots"`
+	Signatures   Durations         `json:"sign_duration"`
+	Errors       map[string]uint64 `json:"errors"` // of signatures, by fault
+}
+
+// A Slot is a key with its certificate.
+type Slot struct {
+	Slot     string    `json:"slot"` // current, next or previous
+	Key      string    `json:"key"`  // the first bytes of its digest
+	Kind     string    `json:"kind"`
+	Issuer   string    `json:"issuer,omitempty"`
+	NotAfter time.Time `json:"not_after,omitzero"` // zero: no certificate yet
 }
 
 // A Port is the state of one port.

@@ -16,6 +16,7 @@ func (r *Report) Write(w io.Writer) error {
 	for _, c := range r.Conditions {
 		c.write(&b, r.Now)
 	}
+	r.writeIdentity(&b)
 	r.writePorts(&b)
 	r.writeDestinations(&b)
 	r.writeSouthbound(&b)
@@ -66,6 +67,27 @@ func (c *Condition) write(b *strings.Builder, now time.Time) {
 		since = ", for " + age(now, c.Since)
 	}
 	fmt.Fprintf(b, "\n! %s (%s%s)\n  %s\n  Next: %s\n", c.title(), c.Verdict, since, c.Text, c.Next)
+}
+
+func (r *Report) writeIdentity(b *strings.Builder) {
+	i := r.Identity
+	if i == nil {
+		return
+	}
+	fmt.Fprintf(b, "\nKey in the TPM %s", i.Address)
+	if i.Manufacturer != "" {
+		fmt.Fprintf(b, " (%s %s)", i.Manufacturer, i.Firmware)
+	}
+	b.WriteByte('\n')
+	t := tabwriter.NewWriter(b, 0, 8, 2, ' ', 0)
+	for _, s := range i.Slots {
+		until := "no certificate yet"
+		if !s.NotAfter.IsZero() {
+			until = "until " + s.NotAfter.UTC().Format(time.DateOnly)
+		}
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", s.Slot, s.Kind, s.Key, until, s.Issuer)
+	}
+	t.Flush()
 }
 
 func (r *Report) writePorts(b *strings.Builder) {

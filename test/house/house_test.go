@@ -81,10 +81,34 @@ func TestImportsPointOneWay(t *testing.T) {
 	}
 }
 
+// release is how the firmware is built: without the tag that admits file keys.
+var release = []string{"GOOS=linux", "GOARCH=arm64", "CGO_ENABLED=0", "GOFLAGS="}
+
+// A11, B19: what a release cannot do nobody can switch on.
+func TestAReleaseHasNoCodeForKeysInFiles(t *testing.T) {
+	packages := func(flags ...string) string {
+		cmd := exec.Command("go", append(append([]string{"list", "-deps"}, flags...), "./cmd/gatewayd")...)
+		cmd.Dir = "../.."
+		cmd.Env = append(os.Environ(), release...)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		return string(out)
+	}
+	const keyfile = module + "/keystore/keyfile"
+	if slices.Contains(strings.Fields(packages()), keyfile) {
+		t.Errorf("the release has %s", keyfile)
+	}
+	if !slices.Contains(strings.Fields(packages("-tags=development")), keyfile) {
+		t.Errorf("a development build lacks %s: this test looks for the wrong name", keyfile)
+	}
+}
+
 func TestModulesOfTheFirmware(t *testing.T) {
 	cmd := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/gatewayd")
 	cmd.Dir = "../.."
-	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH=arm64", "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), release...)
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)

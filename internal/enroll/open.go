@@ -1,0 +1,85 @@
+package enroll
+
+import (
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/bedside-gateway/gatewayd/internal/config"
+	"github.com/bedside-gateway/gatewayd/keystore"
+	"github.com/bedside-gateway/gatewayd/keystore/tpm"
+)
+
+// Home is the folder of the stores of a configuration.
+func Home(c *config.Config) string { return filepath.Join(c.Gateway.StateDir, Dir) }
+
+// OpenTPM prepares for the TPM of a configuration: it has to be the one that the
+// keys were made in, and bound keys are used by its approvals. It does not touch
+// the TPM.
+func OpenTPM(c *config.Config, o tpm.Options) (*tpm.TPM, error) {
+	var err error
+	if o.Expect, err = keystore.ReadFingerprint(Home(c)); err != nil {
+		return nil, err
+	}
+	if file := c.Identity.PolicyApprovals; file != "" {
+		text, err := os.ReadFile(file)
+		if err == nil {
+			err = json.Unmarshal(text, &o.Approvals)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("policy_approvals: %s: %w", file, err)
+		}
+	}
+	return tpm.Open(c.Identity.TPM, o), nil
+}
+
+// New is the applicant with a store of a configuration.
+func New(c *config.Config, store string, t *tpm.TPM, now func() time.Time) (*Applicant, error) {
+	a := &Applicant{Home: Home(c), Store: keystore.Open(filepath.Join(Home(c), store)), TPM: t,
+		ID: c.Gateway.EUI64, Kind: tpm.Kind(c.Identity.KeyType), Now: now}
+	var err error
+	a.Binding, err = Binding(c)
+	return a, err
+}
+
+// Binding is what new keys and secrets are bound to; nil is nothing.
+func Binding(c *config.Config) (*tpm.Binding, error) {
+	file := c.Identity.PolicySigner
+	if file == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("policy_signer: %w", err)
+	}
+	block, _ := pem.Decode(text)
+	if block == nil || block.Type != "PUBLIC KEY" {
+		return nil, fmt.Errorf(`policy_signer: %s holds no PEM block "PUBLIC KEY"`, file)
+	}
+	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("policy_signer: %s: %w", file, err)
+	}
+	return &tpm.Binding{Signer: key}, nil
+}
+
+// Authority is the CA that renews, as a configuration names it.
+func Authority(c *config.Config) (CA, error) {
+	if c.Identity.ESTURL == "" {
+		return CA{}, errors.New("no CA is configured: set est_url and est_trust in [identity], or renew by hand with gatewayd enroll csr and gatewayd enroll install")
+	}
+	text, err := os.ReadFile(c.Identity.ESTTrust)
+	if err != nil {
+		return CA{}, fmt.Errorf("est_trust: %w", err)
+	}
+	roots, _, err := config.Roots(text)
+	if err != nil {
+		return CA{}, fmt.Errorf("est_trust: %s %w", c.Identity.ESTTrust, err)
+	}
+	return CA{URL: c.Identity.ESTURL, Roots: roots}, nil
+}
