@@ -32,7 +32,7 @@ var allowed = map[string][]string{
 	"mllp":                       {},
 	"spool":                      {},
 	"tlspolicy":                  {"revocation", "tlsoverlay"},
-	"keystore":                   {"keystore/tpm"},
+	"keystore":                   {"keystore/tpm", "observation"},
 	"keystore/tpm":               {"keystore/attest"},
 	"keystore/attest":            {},
 	"keystore/attest/attesttest": {"keystore/attest"},
@@ -51,6 +51,9 @@ var allowed = map[string][]string{
 	"drivers/intellivue":         {"drivers", "drivers/port", "mdc", "observation"},
 	"drivers/intellivue/gen":     {"mdc"},
 	"drivers/intellivue/sim":     {"drivers/port"},
+	"keystore/keyfile":           {"keystore"},
+	"tunnel":                     {"revocation", "tlspolicy", "tunnel/inspect", "tunnel/relay"},
+	"tunnel/relay":               {},
 }
 
 // wiring may import every folder, and no folder above may import it.
