@@ -52,7 +52,7 @@ var allowed = map[string][]string{
 	"drivers/intellivue/gen":     {"mdc"},
 	"drivers/intellivue/sim":     {"drivers/port"},
 	"keystore/keyfile":           {"keystore"},
-	"tunnel":                     {"revocation", "tlspolicy", "tunnel/inspect", "tunnel/relay"},
+	"tunnel":                     {"revocation", "tlsoverlay", "tlspolicy", "tunnel/inspect", "tunnel/relay"},
 	"tunnel/relay":               {},
 }
 
