@@ -31,6 +31,8 @@ type denial struct {
 	error
 }
 
+func (d denial) Unwrap() error { return d.error }
+
 func (s *Server) routeEST() {
 	for _, base := range []string{"/.well-known/est", "/.well-known/est/{label}"} {
 		s.mux.HandleFunc("GET "+base+"/cacerts", s.cacerts)
