@@ -317,7 +317,7 @@ func (g *gate) watch(ctx context.Context, address netip.AddrPort, kick <-chan st
 }
 
 const (
-	shortPause = time.Second
+	shortPause = time.Second      // of one whose responses end now
 	retryPause = 30 * time.Second // of a platform that cannot be asked
 )
 
@@ -328,7 +328,7 @@ func (g *gate) pause(address netip.AddrPort) time.Duration {
 	defer g.mu.Unlock()
 	at, d := g.post(address), g.platform.Recheck
 	if at.verdict.Result == Good {
-		return max(min(d, at.verdict.Until.Sub(g.s.o.Now())), shortPause)
+		return min(d, max(at.verdict.Until.Sub(g.s.o.Now()), shortPause))
 	}
 	return min(d, retryPause)
 }

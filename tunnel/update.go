@@ -131,7 +131,7 @@ func (s *Server) drain(all []*session, why error) {
 		x.cut(why)
 	}
 	late := time.Now().Add(s.o.Grace)
-	tick := time.NewTicker(max(s.o.Quiet/4, time.Millisecond))
+	tick := time.NewTicker(min(max(s.o.Quiet/4, time.Millisecond), 100*time.Millisecond))
 	defer tick.Stop()
 	for {
 		now := time.Now()

@@ -1,0 +1,365 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/bedside-gateway/gatewayd/internal/sim/responder"
+)
+
+// A storm of devices costs a handful of handshakes, and no session rides on one
+// that began before it was there.
+func TestAReconnectStormSharesTheNextHandshake(t *testing.T) {
+	f := newFar(t)
+	w := newWard(t, f, nil)
+	g := w.anyGate()
+	const storm = 200
+	var worst atomic.Int64
+	var all sync.WaitGroup
+	for range storm {
+		all.Go(func() {
+			arrived := time.Now()
+			v, err := g.pass(t.Context())
+			if err != nil || v.Result != Good {
+				t.Errorf("%v, %v", v.Err, err)
+			}
+			if early := arrived.Sub(v.At); early > 0 {
+				worst.Store(max(worst.Load(), int64(early)))
+			}
+		})
+	}
+	all.Wait()
+	if worst.Load() > 0 {
+		t.Errorf("a session was let through by a handshake that began %v before it came", time.Duration(worst.Load()))
+	}
+	// All that come while one is under way share the next: there are as many
+	// as fit into the time of the storm, one after the other.
+	if n := f.connections.Load(); n > storm/4 {
+		t.Errorf("%d handshakes for %d sessions", n, storm)
+	}
+}
+
+func (w *ward) anyGate() *gate {
+	w.Server.mu.Lock()
+	defer w.Server.mu.Unlock()
+	for key, g := range w.gates {
+		if key.serverName != "" {
+			return g
+		}
+	}
+	w.t.Fatal("no gate")
+	return nil
+}
+
+func TestOneHandshakeAtATime(t *testing.T) {
+	f := newFar(t, face{mute: true})
+	w := newWard(t, f, func(o *Options) { o.GateTimeout = 200 * time.Millisecond })
+	g := w.anyGate()
+	ctx := t.Context()
+	first := g.join(netip.AddrPort{})
+	second, third := g.join(netip.AddrPort{}), g.join(netip.AddrPort{})
+	if first == second || second != third {
+		t.Error("those who come while one is under way have to share the next")
+	}
+	for f.connections.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if n := f.connections.Load(); n != 1 {
+		t.Errorf("%d handshakes at once", n)
+	}
+	v, err := g.ask(ctx, netip.AddrPort{})
+	must(t, err)
+	if v.Result != Unreachable || !strings.Contains(v.Err.Error(), "did not finish") || f.connections.Load() != 2 {
+		t.Errorf("%v %v after %d connections", v.Result, v.Err, f.connections.Load())
+	}
+}
+
+func TestAGoodVerdictIsReusedOnlyWithinItsAge(t *testing.T) {
+	var offset atomic.Int64
+	f := newFar(t)
+	w := newWard(t, f, func(o *Options) {
+		o.Now = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
+		o.Config.Platforms[0].VerdictAge = time.Minute
+	})
+	g := w.anyGate()
+	look := func(want int64) {
+		t.Helper()
+		v, err := g.pass(t.Context())
+		if err != nil || v.Result != Good {
+			t.Fatalf("%v %v", v.Err, err)
+		}
+		if n := f.connections.Load(); n != want {
+			t.Errorf("%d handshakes, want %d", n, want)
+		}
+	}
+	look(1)
+	look(1)
+	offset.Store(int64(50 * time.Second))
+	look(1)
+	offset.Store(int64(61 * time.Second))
+	look(2)
+	offset.Store(int64(30 * time.Second)) // a clock that was set back makes nothing younger
+	look(3)
+}
+
+func TestAVerdictEndsWithItsResponses(t *testing.T) {
+	w := newWard(t, newFar(t), func(o *Options) { o.Config.Platforms[0].VerdictAge = 100 * 24 * time.Hour })
+	v, err := w.anyGate().pass(t.Context())
+	must(t, err)
+	if left := time.Until(v.Until); left > responder.DefaultLifetime || left < responder.DefaultLifetime-2*time.Hour {
+		t.Errorf("it holds for %v", left)
+	}
+}
+
+func TestARefusalIsNotReused(t *testing.T) {
+	f := newFar(t, face{identity: "platform-revoked"}, face{})
+	w := newWard(t, f, func(o *Options) { o.Config.Platforms[0].VerdictAge = time.Hour })
+	if _, err := w.connect(w.deviceConfig(tls.VersionTLS12)); err == nil {
+		t.Fatal("it got through")
+	}
+	w.echo(w.device(tls.VersionTLS12), "mended")
+	if text := w.log.String(); strings.Count(text, `msg="tunnel: the gate is closed"`) != 1 || strings.Count(text, `msg="tunnel: the gate is open"`) != 1 {
+		t.Error(text)
+	}
+}
+
+// While sessions are open the platform is judged again and again.
+func TestOpenSessionsOfARefusedPlatformAreCut(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		for _, version := range versions {
+			f := newFar(t)
+			w := newWard(t, f, func(o *Options) {
+				p := &o.Config.Platforms[0]
+				p.Recheck = 30 * time.Millisecond
+				if keep {
+					p.OnRefused = Keep
+				}
+			})
+			c := w.device(version)
+			w.echo(c, "ping")
+			f.shows(face{identity: "platform-revoked"})
+			w.until("refusal", func(s Status) bool { return s.Gate[Refused] > 0 })
+			if keep {
+				w.until("further looks", func(s Status) bool { return s.Gate[Refused] > 2 })
+				w.echo(c, "still here")
+				if s := w.Status(); s.Platforms[0].Result != Refused || len(s.Sessions) != 1 {
+					t.Errorf("%+v", s)
+				}
+				continue
+			}
+			if _, err := c.Read(make([]byte, 1)); err == nil {
+				t.Error("it lives on")
+			}
+			if e := w.event(Closed); !strings.Contains(e.Err.Error(), "revoked") {
+				t.Error(e.Err)
+			}
+			if text := w.log.String(); strings.Count(text, `msg="tunnel: the gate is closed"`) != 1 {
+				t.Error("not told once:", text)
+			}
+		}
+	}
+}
+
+// A platform that cannot be asked keeps its sessions until what it has proved runs out.
+func TestSessionsOutliveAnUnreachablePlatformOnlyAsLongAsItsResponses(t *testing.T) {
+	var offset atomic.Int64
+	f := newFar(t)
+	w := newWard(t, f, func(o *Options) {
+		o.Now = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
+		o.Config.Platforms[0].Recheck = 30 * time.Millisecond
+	})
+	c := w.device(tls.VersionTLS13)
+	f.shows(face{hangUp: true})
+	w.until("that it cannot be asked", func(s Status) bool { return s.Gate[Unreachable] > 1 })
+	w.echo(c, "still here")
+	offset.Store(int64(responder.DefaultLifetime))
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Error("it lives on")
+	}
+	if e := w.event(Closed); !strings.Contains(e.Err.Error(), "the gate is closed") {
+		t.Error(e.Err)
+	}
+}
+
+// A refusal that comes between the verdict of a session and its connection counts.
+func TestASessionDoesNotEnterAfterARefusal(t *testing.T) {
+	w := newWard(t, newFar(t), nil)
+	g := w.anyGate()
+	v, err := g.pass(t.Context())
+	must(t, err)
+	bad := v
+	bad.At, bad.Result, bad.Err = v.At.Add(time.Millisecond), Refused, errors.New("revoked meanwhile")
+	g.publish(bad, v.Address)
+	if err := g.enter(&session{}, v); err == nil || !strings.Contains(err.Error(), "meanwhile") {
+		t.Errorf("%v", err)
+	}
+	late := v // a handshake that began before it, and came in late
+	g.publish(late, v.Address)
+	if err := g.enter(&session{}, v); err == nil {
+		t.Error("an older verdict has replaced a newer one")
+	}
+}
+
+func TestWhyThePlatformCouldNotBeJudged(t *testing.T) {
+	plain, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			c, err := plain.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "220 mail.example ESMTP ready\r\n")
+			serving.Go(func() { _, _ = io.Copy(io.Discard, c); c.Close() })
+		}
+	})
+	t.Cleanup(func() { plain.Close(); serving.Wait() })
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	closed.Close()
+	f := newFar(t, face{version: tls.VersionTLS12, mute: true})
+	for _, test := range []struct {
+		name, connect string
+		dial          DialFunc
+		result        Result
+		rule, word    string
+	}{
+		{"nothing listens", closed.Addr().String(), nil, Unreachable, "unreachable", "nothing listens"},
+		{"it says nothing", f.address(), nil, Unreachable, "unreachable", "did not finish"},
+		{"it speaks no TLS", plain.Addr().String(), nil, Refused, "B12", "does not speak TLS"},
+		{"no name server knows it", "platform.invalid:1", func(context.Context, string, string) (net.Conn, error) {
+			return nil, &net.DNSError{Err: "no such host", Name: "platform.invalid", IsNotFound: true}
+		}, Unreachable, "unreachable", "resolved"},
+		{"the connection is no TCP", "x:1", func(context.Context, string, string) (net.Conn, error) {
+			a, b := net.Pipe()
+			b.Close()
+			return a, nil
+		}, Unreachable, "unreachable", "cannot be relayed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWard(t, f, func(o *Options) {
+				o.GateTimeout, o.Dial = 300*time.Millisecond, test.dial
+				o.Config.Platforms[0].Connect = test.connect
+			})
+			_, err := w.connect(w.deviceConfig(tls.VersionTLS12))
+			if err == nil {
+				t.Fatal("it got through")
+			}
+			e := w.event(RefusedOne)
+			if e.Rule != test.rule || !strings.Contains(e.Err.Error(), test.word) {
+				t.Errorf("%s: %v", e.Rule, e.Err)
+			}
+			if s := w.Status(); s.Gate[test.result] != 1 || s.Platforms[0].Result != test.result {
+				t.Errorf("%+v", s)
+			}
+			want := "internal error"
+			if test.result == Refused {
+				want = "access denied"
+			}
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("the device is told %v", err)
+			}
+		})
+	}
+}
+
+// A platform that turns the gateway's certificate away has proved nothing, and
+// is not told to be a bad one.
+func TestAPlatformThatDeclinesTheGateway(t *testing.T) {
+	p, err := hospital()
+	must(t, err)
+	f := newFar(t)
+	config := f.config(face{version: tls.VersionTLS12})
+	config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, p.Roots()
+	l, err := tls.Listen("tcp", "127.0.0.1:0", config)
+	must(t, err)
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() { _, _ = io.Copy(io.Discard, c); c.Close() })
+		}
+	})
+	t.Cleanup(func() { l.Close(); serving.Wait() })
+	w := newWard(t, f, func(o *Options) {
+		p := &o.Config.Platforms[0]
+		p.Connect = l.Addr().String()
+		var err error
+		p.Identity, err = f.Identity("device-expired")
+		must(t, err)
+	})
+	if _, err := w.connect(w.deviceConfig(tls.VersionTLS12)); err == nil {
+		t.Fatal("it got through")
+	}
+	if e := w.event(RefusedOne); e.Rule != "unreachable" || !strings.Contains(e.Err.Error(), "turned the gateway away") {
+		t.Errorf("%s: %v", e.Rule, e.Err)
+	}
+	if s := w.Status(); s.Gate[Declined] != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// By each name that devices may ask for, the gate asks for the same.
+func TestTheGateAsksForTheNameOfTheSession(t *testing.T) {
+	f := newFar(t)
+	var mu sync.Mutex
+	var asked []string
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	base := f.config(face{})
+	base.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked = append(asked, h.ServerName)
+		return nil, nil
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() { c := tls.Server(c, base); _, _ = io.Copy(c, c); c.Close() })
+		}
+	})
+	t.Cleanup(func() { l.Close(); serving.Wait() })
+	w := newWard(t, f, func(o *Options) {
+		o.Config.Platforms[0].Connect = l.Addr().String()
+		o.Config.Listeners[0].Routes[0].ServerNames = []string{"Alias.Test."}
+	})
+	for _, name := range []string{"platform.test", "", "alias.test"} {
+		config := w.deviceConfig(tls.VersionTLS13)
+		config.ServerName, config.InsecureSkipVerify = name, true
+		c, err := w.connect(config)
+		must(t, err)
+		w.echo(c, "ping")
+		c.Close()
+	}
+	config := w.deviceConfig(tls.VersionTLS13)
+	config.ServerName, config.InsecureSkipVerify = "other.test", true
+	if _, err := w.connect(config); err == nil {
+		t.Error("another name got through")
+	}
+	if e := w.event(RefusedOne); e.Rule != "server name" {
+		t.Errorf("%+v", e)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if got, want := strings.Join(asked, ","), "platform.test,platform.test,,,alias.test,alias.test"; got != want {
+		t.Errorf("the platform was asked for %q, want %q", got, want)
+	}
+}

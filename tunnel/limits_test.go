@@ -1,0 +1,366 @@
+package tunnel
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// raw is a connection to the tunnel that has said nothing.
+func (w *ward) raw() *net.TCPConn {
+	w.t.Helper()
+	c, err := net.Dial("tcp", w.address())
+	must(w.t, err)
+	w.t.Cleanup(func() { c.Close() })
+	must(w.t, c.SetDeadline(time.Now().Add(20*time.Second)))
+	return c.(*net.TCPConn)
+}
+
+// ended waits for the end of a connection and gives what came before it.
+func ended(t testing.TB, c net.Conn) string {
+	t.Helper()
+	got, err := io.ReadAll(c)
+	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+		t.Fatal("it was not ended")
+	}
+	return string(got)
+}
+
+func TestWhoMayNotConnect(t *testing.T) {
+	card := MAC{0, 0, 0x5e, 0, 0x53, 1}
+	other := MAC{0, 0, 0x5e, 0, 0x53, 2}
+	elsewhere := netip.MustParsePrefix("192.0.2.0/24")
+	for _, test := range []struct {
+		name     string
+		networks []netip.Prefix
+		macs     []MAC
+		table    func(netip.Addr) (MAC, error)
+		passes   bool
+		word     string
+	}{
+		{"of the network", []netip.Prefix{loopback}, nil, nil, true, ""},
+		{"of another network", []netip.Prefix{elsewhere}, nil, nil, false, "networks"},
+		{"of one of two networks", []netip.Prefix{elsewhere, loopback}, nil, nil, true, ""},
+		{"with the card", nil, []MAC{other, card}, func(netip.Addr) (MAC, error) { return card, nil }, true, ""},
+		{"with another card", nil, []MAC{other}, func(netip.Addr) (MAC, error) { return card, nil }, false, card.String()},
+		{"with an unknown card", nil, []MAC{card}, func(netip.Addr) (MAC, error) { return MAC{}, errNoNeighbour }, false, "not known"},
+		{"with the card, of another network", []netip.Prefix{elsewhere}, []MAC{card}, func(netip.Addr) (MAC, error) { return card, nil }, false, "networks"},
+		{"of the network, with another card", []netip.Prefix{loopback}, []MAC{other}, func(netip.Addr) (MAC, error) { return card, nil }, false, card.String()},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := newFar(t)
+			w := newWard(t, f, func(o *Options) {
+				l := &o.Config.Listeners[0]
+				l.Networks, l.MACs, o.Neighbours = test.networks, test.macs, test.table
+			})
+			if test.passes {
+				w.echo(w.device(tls.VersionTLS12), "ping")
+				return
+			}
+			if got := ended(t, w.raw()); got != "" {
+				t.Errorf("it is told %q", got)
+			}
+			if e := w.event(RefusedOne); e.Rule != "network" || !strings.Contains(e.Err.Error(), test.word) {
+				t.Errorf("%s: %v", e.Rule, e.Err)
+			}
+			if f.connections.Load() != 0 {
+				t.Error("the platform was bothered")
+			}
+		})
+	}
+}
+
+func TestADeviceThatNeverSpeaks(t *testing.T) {
+	f := newFar(t)
+	w := newWard(t, f, func(o *Options) { o.HelloTimeout = 50 * time.Millisecond })
+	if got := ended(t, w.raw()); got != "" {
+		t.Errorf("it is told %q", got)
+	}
+	if e := w.event(RefusedOne); e.Rule != "silent" {
+		t.Errorf("%+v", e)
+	}
+	if f.connections.Load() != 0 {
+		t.Error("the platform was bothered")
+	}
+}
+
+// A hello that comes byte by byte does not stretch the time.
+func TestSlowloris(t *testing.T) {
+	w := newWard(t, newFar(t), func(o *Options) { o.HelloTimeout = 100 * time.Millisecond })
+	c := w.raw()
+	began := time.Now()
+	for {
+		if _, err := c.Write([]byte{22}); err != nil {
+			break
+		}
+		if time.Since(began) > 10*time.Second {
+			t.Fatal("it is still taken")
+		}
+		time.Sleep(10 * time.Millisecond) // the attack itself
+	}
+	w.event(RefusedOne)
+}
+
+// Slow ones have to make room for others, the oldest first; sessions that flow do not.
+func TestTheSlowMakeRoom(t *testing.T) {
+	w := newWard(t, newFar(t), func(o *Options) { o.Config.Listeners[0].MaxSessions = 4 })
+	flowing := w.device(tls.VersionTLS12)
+	var slow []*net.TCPConn
+	for range 3 {
+		slow = append(slow, w.raw())
+		w.until("one more", func(s Status) bool { return s.Listeners[0].Handshakes == len(slow) })
+	}
+	second := w.device(tls.VersionTLS13)
+	ended(t, slow[0])
+	third, fourth := w.device(tls.VersionTLS13), w.device(tls.VersionTLS13)
+	for _, c := range []*tls.Conn{flowing, second, third, fourth} {
+		w.echo(c, "ping")
+	}
+	if got := ended(t, w.raw()); got != "" { // all four places are taken by sessions that flow
+		t.Errorf("it is told %q", got)
+	}
+	w.until("refusals", func(s Status) bool { return s.Refused["limit"] == 4 })
+}
+
+func TestAFurtherConnectionOfADeviceEndsItsOldest(t *testing.T) {
+	w := newWard(t, newFar(t), func(o *Options) { o.Config.Listeners[0].MaxPerDevice = 2 })
+	first, second := w.device(tls.VersionTLS12), w.device(tls.VersionTLS13)
+	third := w.device(tls.VersionTLS12)
+	if _, err := first.Read(make([]byte, 1)); err == nil {
+		t.Error("the oldest lives on")
+	}
+	w.echo(second, "ping")
+	w.echo(third, "ping")
+	if e := w.event(Closed); !errors.Is(e.Err, errNewer) {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestADeviceThatConnectsTooOften(t *testing.T) {
+	w := newWard(t, newFar(t), func(o *Options) {
+		o.Config.Listeners[0].Rate, o.Config.Listeners[0].Burst = 0.001, 3
+	})
+	for range 3 {
+		w.echo(w.device(tls.VersionTLS13), "ping")
+	}
+	ended(t, w.raw())
+	if e := w.event(RefusedOne); e.Rule != "rate" {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestRatesOfManyDevicesAreForgotten(t *testing.T) {
+	w := newWard(t, newFar(t), func(o *Options) { o.Config.Listeners[0].Networks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
+	w.Server.mu.Lock()
+	l := w.listeners["127.0.0.1:0"]
+	w.Server.mu.Unlock()
+	for i := range 3 * maxRates {
+		x := &session{settings: l.now(), from: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1)}
+		must(t, l.mayConnect(x))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.rates) > maxRates {
+		t.Errorf("%d are known", len(l.rates))
+	}
+}
+
+func TestWhatIsNoTLSIsToldSo(t *testing.T) {
+	f := newFar(t)
+	w := newWard(t, f, nil)
+	for junk, rule := range map[string]string{"GET / HTTP/1.1\r\nHost: x\r\n\r\n": "format", "\x0bMSH|^~\\&|\x1c\r": "format", "\x80\x2e\x01\x03\x01": "version"} {
+		c := w.raw()
+		_, err := c.Write([]byte(junk))
+		must(t, err)
+		if got := ended(t, c); len(got) != 7 || got[0] != 21 {
+			t.Errorf("%q is told %q", junk, got)
+		}
+		if e := w.event(RefusedOne); e.Rule != rule {
+			t.Errorf("%q: %s: %v", junk, e.Rule, e.Err)
+		}
+	}
+	if f.connections.Load() != 0 {
+		t.Error("the platform was bothered")
+	}
+}
+
+func TestThePlatformThatHangsUpOrStays(t *testing.T) {
+	for _, test := range []struct {
+		face face
+		rule string
+		word string
+	}{
+		{face{hangUp: true}, "broken", "platform ended"},
+		{face{mute: true}, "late", "in time"},
+	} {
+		f := newFar(t, face{}, test.face)
+		w := newWard(t, f, func(o *Options) { o.HandshakeTimeout = 300 * time.Millisecond })
+		if _, err := w.connect(w.deviceConfig(tls.VersionTLS12)); err == nil || !strings.Contains(err.Error(), "internal error") {
+			t.Errorf("%v", err)
+		}
+		if e := w.event(RefusedOne); e.Rule != test.rule || !strings.Contains(e.Err.Error(), test.word) {
+			t.Errorf("%s: %v", e.Rule, e.Err)
+		}
+	}
+}
+
+// An alert of either side reaches the other.
+func TestAnAlertIsPassedOn(t *testing.T) {
+	f := newFar(t)
+	w := newWard(t, f, nil)
+	config := w.deviceConfig(tls.VersionTLS12)
+	config.CipherSuites = []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256} // the platform has no RSA certificate
+	_, err := w.connect(config)
+	if err == nil || !strings.Contains(err.Error(), "handshake failure") {
+		t.Errorf("%v", err)
+	}
+	if e := w.event(RefusedOne); e.Rule != "ended by platform" {
+		t.Errorf("%s: %v", e.Rule, e.Err)
+	}
+}
+
+func descriptors(t testing.TB) int {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	return len(all)
+}
+
+// settle waits until goroutines and descriptors are as they were.
+func settle(t testing.TB, goroutines, fds int) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		g, n := runtime.NumGoroutine(), descriptors(t)
+		if g <= goroutines && n <= fds {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d goroutines and %d descriptors are left over, of %d and %d", g-goroutines, n-fds, g, n)
+		}
+	}
+}
+
+// Five hundred sessions, each with a word there and back, among slow ones, half
+// of hellos, resets and connections that say nothing; then all of it ends.
+func TestManySessionsAmongAttackers(t *testing.T) {
+	f := newFar(t)
+	goroutines, fds := runtime.NumGoroutine(), descriptors(t)
+	attackers := new(crowd)
+	w := newWard(t, f, func(o *Options) {
+		o.Config.Listeners[0].MaxSessions = sessions + 100
+		o.Config.Platforms[0].VerdictAge = time.Minute // the platform of the test does them all on the same two cores
+	})
+	conns := make([]*tls.Conn, sessions)
+	var all sync.WaitGroup
+	room := make(chan struct{}, 32)
+	for i := range conns {
+		room <- struct{}{}
+		all.Go(func() {
+			defer func() { <-room }()
+			attackers.attack(t, w, i)
+			version := versions[i%2]
+			c, err := w.connect(w.deviceConfig(version))
+			if err != nil {
+				t.Errorf("session %d: %v", i, err)
+				return
+			}
+			w.echo(c, "ping")
+			conns[i] = c
+		})
+	}
+	all.Wait()
+	if t.Failed() {
+		return
+	}
+	for _, c := range conns { // all of them are there at the same time
+		w.echo(c, "ping")
+	}
+	s := w.Status()
+	if len(s.Sessions) != sessions || s.Enforced != sessions/2 || s.GateOnly != sessions/2 {
+		t.Errorf("%d sessions, %d enforced, %d by the gate only", len(s.Sessions), s.Enforced, s.GateOnly)
+	}
+	// Two sockets and two goroutines for each at the tunnel; beside them the
+	// device's and the platform's own socket and the platform's goroutine. Of an
+	// attacker that is still there, both ends of its connection and a goroutine.
+	n := attackers.size()
+	if got := descriptors(t) - fds; got > 4*sessions+2*n+40 {
+		t.Errorf("%d descriptors for %d sessions and %d attackers", got, sessions, n)
+	}
+	if got := runtime.NumGoroutine() - goroutines; got > 3*sessions+n+20 {
+		t.Errorf("%d goroutines for %d sessions and %d attackers", got, sessions, n)
+	}
+	attackers.close()
+	w.stop()
+	for _, c := range conns {
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			t.Fatal("a session lives on")
+		}
+		c.Close()
+	}
+	settle(t, goroutines, fds)
+}
+
+// A crowd is the attackers that stay.
+type crowd struct {
+	mu  sync.Mutex
+	all []net.Conn
+}
+
+func (a *crowd) stay(c net.Conn) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all = append(a.all, c)
+}
+
+func (a *crowd) size() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.all)
+}
+
+func (a *crowd) close() {
+	for _, c := range a.all {
+		c.Close()
+	}
+}
+
+// attack is one of what ill-meaning or broken devices do.
+func (a *crowd) attack(t *testing.T, w *ward, i int) {
+	c, err := net.Dial("tcp", w.address())
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	switch i % 5 {
+	case 0: // it never speaks
+		a.stay(c)
+		return
+	case 1: // a reset
+		_ = c.(*net.TCPConn).SetLinger(0)
+	case 2: // half of a hello, then a reset
+		_, _ = c.Write([]byte{22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3})
+		_ = c.(*net.TCPConn).SetLinger(0)
+	case 3: // half of a hello and half-closed
+		_, _ = c.Write([]byte{22, 3, 1, 1, 0, 1})
+		_ = c.(*net.TCPConn).CloseWrite()
+		a.stay(c)
+		return
+	case 4: // a whole hello, then a reset
+		_ = tls.Client(helloOnly{c}, w.deviceConfig(tls.VersionTLS12)).Handshake()
+		_ = c.(*net.TCPConn).SetLinger(0)
+	}
+	c.Close()
+}
+
+// A helloOnly hangs up where it would have to wait for an answer.
+type helloOnly struct{ net.Conn }
+
+func (helloOnly) Read([]byte) (int, error) { return 0, io.EOF }
