@@ -3,6 +3,7 @@
 
 GO      ?= go
 DEMO_SECONDS ?= 30
+TPM ?= auto
 FUZZTIME ?= 10s
 BENCHTIME ?= 1s
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -23,7 +24,7 @@ endif
 # A test that needs the overlay fails without it, and does not skip.
 export NEED_TLS_OVERLAY := 1
 
-.PHONY: help build demo test lint fuzz soak interop bench cross overlay test-tls generate clean
+.PHONY: help swtpm build demo test lint fuzz soak interop bench cross overlay test-tls generate clean
 
 help: ## print this list
 	@awk -F ':[a-z ]*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,11 +33,18 @@ build: overlay ## gatewayd and gatewaysim into bin/
 	@mkdir -p bin
 	$(BUILD) -o bin/ ./cmd/gatewayd ./cmd/gatewaysim
 
-demo: build ## monitor, gateway and platform live for DEMO_SECONDS (30); CAPTURE=FILE replays a recorded session
-	@bin/gatewaysim demo --gatewayd bin/gatewayd --seconds $(DEMO_SECONDS) $(if $(CAPTURE),--capture '$(CAPTURE)')
+demo: build swtpm ## monitor, gateway and platform live for DEMO_SECONDS (30); CAPTURE=FILE replays a recording, TPM=none needs no swtpm
+	@bin/gatewaysim demo --gatewayd bin/gatewayd --seconds $(DEMO_SECONDS) --tpm $(TPM) $(if $(CAPTURE),--capture '$(CAPTURE)')
 
-test: overlay ## all tests, with the race detector
+test: overlay swtpm ## all tests, with the race detector
 	$(GO) test -race ./...
+
+# The emulated TPM, where this machine lets us install it unasked. Without it the demo has a key in a
+# file, and the tests that need a TPM are skipped.
+swtpm:
+	@command -v swtpm >/dev/null || [ "$(TPM)" = none ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		{ apt-get install -y -qq --no-install-recommends swtpm >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq --no-install-recommends swtpm >/dev/null; }; }; } || \
+		echo 'swtpm is not installed (Debian: apt-get install swtpm): the demo has its key in a file, and tests of the TPM are skipped'
 
 lint: overlay ## formatting, vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt wants changes in:"; echo "$$out"; exit 1; }

@@ -27,6 +27,9 @@ func (a *app) demoCommand() *cobra.Command {
 			if o.Duration < demo.MinDuration {
 				return usage("--seconds %g: a demo takes at least %g", seconds, demo.MinDuration.Seconds())
 			}
+			if o.TPM != demo.TPMAuto && o.TPM != demo.TPMSwtpm && o.TPM != demo.TPMNone {
+				return usage("--tpm %q: write %s, %s or %s", o.TPM, demo.TPMAuto, demo.TPMSwtpm, demo.TPMNone)
+			}
 			if o.Gatewayd, err = findGatewayd(o.Gatewayd); err != nil {
 				return err
 			}
@@ -40,6 +43,7 @@ func (a *app) demoCommand() *cobra.Command {
 	c.Flags().StringVar(&o.Dir, "dir", "", "`folder` to work in and to keep (default: a temporary one)")
 	c.Flags().BoolVar(&plain, "plain", false, "a log of lines, even on a terminal")
 	c.Flags().BoolVar(&o.PowerCut, "power-cut", false, "also kill gatewayd with SIGKILL and start it again")
+	c.Flags().StringVar(&o.TPM, "tpm", demo.TPMAuto, "where the gateway's key is: swtpm, none, or auto for swtpm `where` it is installed")
 	c.Flags().Uint64Var(&o.Seed, "seed", 1, "`number` that the values are made from")
 	return c
 }

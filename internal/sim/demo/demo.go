@@ -30,6 +30,7 @@ type Options struct {
 	Capture  string        // a recorded session to play in place of the simulated monitors
 	Dir      string        // kept; empty: a temporary one, removed at the end
 	PowerCut bool          // also kills gatewayd with SIGKILL, and starts it again
+	TPM      string        // where its key is: TPMAuto, TPMSwtpm or TPMNone
 	Seed     uint64        // of the simulated monitors
 	Out      io.Writer
 	Live     bool // Out is a terminal of 80 by 24 or more
@@ -46,6 +47,8 @@ type demo struct {
 	o        Options
 	dir      string
 	platform *platform.Platform
+	hospital *pki.PKI
+	box      box
 	gateway  *gateway
 	beds     []*bed
 	began    time.Time
@@ -74,7 +77,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		running.Wait()
 		err = errors.Join(err, d.close())
 	}()
-	if err := d.build(); err != nil {
+	if err := d.build(ctx); err != nil {
 		return err
 	}
 	for _, b := range d.beds {
@@ -111,7 +114,7 @@ func (d *demo) explain(err error) error {
 }
 
 // build makes everything that is there before gatewayd runs.
-func (d *demo) build() error {
+func (d *demo) build(ctx context.Context) error {
 	var err error
 	if d.dir, err = workDir(d.o.Dir); err != nil {
 		return err
@@ -133,7 +136,10 @@ func (d *demo) build() error {
 	for _, b := range d.beds {
 		d.vitals[b.label] = &vitals{}
 	}
-	return configure(d.dir, d.platform.Address(), d.beds)
+	if err := d.openBox(ctx); err != nil {
+		return err
+	}
+	return configure(d.dir, d.box.identity(), d.platform.Address(), d.beds)
 }
 
 func workDir(given string) (string, error) {
@@ -154,6 +160,7 @@ func (d *demo) buildPlatform() error {
 	if err != nil {
 		return err
 	}
+	d.hospital = hospital
 	if err := hospital.Write(filepath.Join(d.dir, "pki")); err != nil {
 		return err
 	}
@@ -176,6 +183,9 @@ func (d *demo) begin(ctx context.Context) error {
 	for _, b := range d.beds {
 		d.say("%s: %s at %s", b.name, b.line, b.device)
 	}
+	if err := d.enroll(ctx); err != nil {
+		return err
+	}
 	if err := d.gateway.start(); err != nil {
 		return err
 	}
@@ -191,6 +201,7 @@ func (d *demo) close() error {
 	if d.gateway != nil {
 		d.gateway.close()
 	}
+	d.box.close()
 	var err error
 	if d.platform != nil {
 		err = d.platform.Close()
@@ -403,6 +414,9 @@ func (d *demo) powerCut(ctx context.Context) error {
 	d.gateway.end(syscall.SIGKILL, time.Second)
 	d.restarts++
 	pause(ctx, time.Second)
+	if err := d.box.powerCut(ctx); err != nil {
+		return err
+	}
 	if err := d.gateway.start(); err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ const (
 )
 
 // configure writes the configuration of a gateway.
-func configure(dir, platform string, beds []*bed) error {
+func configure(dir, identity, platform string, beds []*bed) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, `[gateway]
 name = "GW_DEMO"
@@ -51,10 +51,7 @@ state_dir = "state"
 status_socket = %q
 
 [identity]
-certificate = "pki/device.pem"
-key = "pki/device.key"
-insecure_file_key = true
-
+%s
 [[destination]]
 name = "platform"
 address = %q
@@ -62,7 +59,7 @@ connect = %q
 trust = "pki/roots.pem"
 interval = "1s"
 ack_timeout = "2s"
-`, pki.DefaultDevice.String(), filepath.Join(dir, socketFile), pki.DefaultPlatform+":2575", platform)
+`, pki.DefaultDevice.String(), filepath.Join(dir, socketFile), identity, pki.DefaultPlatform+":2575", platform)
 	for _, bed := range beds {
 		fmt.Fprintf(&b, `
 [[port]]
