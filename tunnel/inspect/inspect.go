@@ -200,7 +200,7 @@ func (i *Inspector) stop(s *stream, err error) (pass []byte, _ error) {
 			e.version = i.client.version
 		}
 	}
-	i.err = err
+	i.err, i.done = err, false
 	i.release()
 	return pass, err
 }
