@@ -90,7 +90,7 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.err)
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.pkiCommand(), a.ocspCommand(), a.crlCommand(), a.platformCommand(), a.tellCommand(), a.deviceCommand(), a.replayCommand(), a.demoCommand())
+	root.AddCommand(a.pkiCommand(), a.ocspCommand(), a.crlCommand(), a.caCommand(), a.platformCommand(), a.tellCommand(), a.deviceCommand(), a.replayCommand(), a.demoCommand())
 	root.InitDefaultCompletionCmd("completion")
 	return root
 }

@@ -72,9 +72,9 @@ func newRig(t testing.TB) *rig {
 	r := &rig{t: t, nonce: bytes.Repeat([]byte{0xa5}, 32), deviceKey: ecKey(t, elliptic.P256()), makerKey: ecKey(t, elliptic.P256())}
 	ek, ak := ecKey(t, elliptic.P256()), ecKey(t, elliptic.P256())
 	r.ek, r.ekPublic = tpm2.ECCEKTemplate, ek.Public()
-	r.ek.Unique = point(&ek.PublicKey)
+	r.ek.Unique = point(t, &ek.PublicKey)
 	r.akKey, r.csrKey = ak, r.deviceKey
-	r.ak, r.key = signer(&ak.PublicKey, true), signer(&r.deviceKey.PublicKey, false)
+	r.ak, r.key = signer(t, &ak.PublicKey, true), signer(t, &r.deviceKey.PublicKey, false)
 	r.maker = r.certify(&x509.Certificate{Subject: pkix.Name{CommonName: "Maker of TPMs"}, IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign, SerialNumber: big.NewInt(1), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour)}, nil, r.makerKey.Public())
 	r.ekTemplate = &x509.Certificate{SerialNumber: big.NewInt(0x1234), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
@@ -122,11 +122,18 @@ func names(t testing.TB, all ...asn1.RawValue) pkix.Extension {
 	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Critical: true, Value: der}
 }
 
-func point(key *ecdsa.PublicKey) tpm2.TPMUPublicID {
-	size := (key.Params().BitSize + 7) / 8
+func point(t testing.TB, key *ecdsa.PublicKey) tpm2.TPMUPublicID {
+	t.Helper()
+	b, err := key.Bytes() // 4, then both coordinates
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rawPoint(b[1:])
+}
+
+func rawPoint(xy []byte) tpm2.TPMUPublicID {
 	return tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
-		X: tpm2.TPM2BECCParameter{Buffer: key.X.FillBytes(make([]byte, size))},
-		Y: tpm2.TPM2BECCParameter{Buffer: key.Y.FillBytes(make([]byte, size))}})
+		X: tpm2.TPM2BECCParameter{Buffer: xy[:len(xy)/2]}, Y: tpm2.TPM2BECCParameter{Buffer: xy[len(xy)/2:]}})
 }
 
 func curveID(key *ecdsa.PublicKey) tpm2.TPMECCCurve {
@@ -145,12 +152,13 @@ func ecScheme(alg tpm2.TPMAlgID, hash tpm2.TPMIAlgHash, curve tpm2.TPMECCCurve) 
 		Symmetric: tpm2.TPMTSymDefObject{Algorithm: tpm2.TPMAlgNull}, KDF: tpm2.TPMTKDFScheme{Scheme: tpm2.TPMAlgNull}})
 }
 
-func signer(key *ecdsa.PublicKey, restricted bool) tpm2.TPMTPublic {
+func signer(t testing.TB, key *ecdsa.PublicKey, restricted bool) tpm2.TPMTPublic {
+	t.Helper()
 	return tpm2.TPMTPublic{
 		Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256,
 		ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, SignEncrypt: true, Restricted: restricted},
 		Parameters:       ecScheme(tpm2.TPMAlgECDSA, tpm2.TPMAlgSHA256, curveID(key)),
-		Unique:           point(key),
+		Unique:           point(t, key),
 	}
 }
 

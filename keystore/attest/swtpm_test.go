@@ -3,11 +3,14 @@ package attest_test
 import (
 	"bytes"
 	"crypto/rand"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/bedside-gateway/gatewayd/keystore/attest"
 	"github.com/bedside-gateway/gatewayd/keystore/attest/attesttest"
@@ -38,6 +41,10 @@ func TestMain(m *testing.M) {
 		if tpm, err := sharedTPM(); err == nil {
 			_ = tpm.Close()
 		}
+	}
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
 	os.Exit(code)
 }

@@ -30,11 +30,11 @@ func TestGoodEvidenceIsTaken(t *testing.T) {
 		{"an RSAPSS attestation key", func(r *rig) { r.rsaAK(tpm2.TPMAlgRSAPSS) }},
 		{"a device key on P-384", func(r *rig) {
 			r.deviceKey = ecKey(r.t, elliptic.P384())
-			r.key, r.csrKey = signer(&r.deviceKey.PublicKey, false), r.deviceKey
+			r.key, r.csrKey = signer(r.t, &r.deviceKey.PublicKey, false), r.deviceKey
 		}},
 		{"an attestation key on P-384 with SHA-384", func(r *rig) {
 			key := ecKey(r.t, elliptic.P384())
-			r.ak = signer(&key.PublicKey, true)
+			r.ak = signer(r.t, &key.PublicKey, true)
 			r.ak.NameAlg, r.ak.Parameters = tpm2.TPMAlgSHA384, ecScheme(tpm2.TPMAlgECDSA, tpm2.TPMAlgSHA384, tpm2.TPMECCNistP384)
 			r.akKey = key
 		}},
@@ -100,9 +100,8 @@ func TestEvidenceIsRefused(t *testing.T) {
 		{name: "with an EK from outside", want: "endorsement key: it lacks sensitiveDataOrigin", rig: func(r *rig) { r.ek.ObjectAttributes.SensitiveDataOrigin = false }},
 		{name: "with an EK named by SHA-1", want: "SHA-256, SHA-384 and SHA-512 are taken", rig: func(r *rig) { r.ek.NameAlg = tpm2.TPMAlgSHA1 }},
 		{name: "with an EK off its curve", want: "endorsement key: its point is not on its curve", rig: func(r *rig) {
-			key := ecKey(r.t, elliptic.P256())
-			key.Y = new(big.Int).Xor(key.Y, big.NewInt(1))
-			r.ek.Unique = point(&key.PublicKey)
+			xy := bytes.Repeat([]byte{1}, 64)
+			r.ek.Unique = rawPoint(xy)
 		}},
 		{name: "with a symmetric EK", want: "endorsement key: it is of the kind 0x0008", rig: func(r *rig) {
 			r.ek.Type = tpm2.TPMAlgKeyedHash
@@ -236,7 +235,7 @@ func TestEvidenceIsRefused(t *testing.T) {
 		{name: "with a device key that is restricted", want: "device key: it is restricted", rig: func(r *rig) { r.key.ObjectAttributes.Restricted = true }},
 		{name: "with a device key on P-521", want: "device key: its curve is P-521", rig: func(r *rig) {
 			r.deviceKey = ecKey(r.t, elliptic.P521())
-			r.key, r.csrKey = signer(&r.deviceKey.PublicKey, false), r.deviceKey
+			r.key, r.csrKey = signer(r.t, &r.deviceKey.PublicKey, false), r.deviceKey
 		}},
 
 		{name: "without a request", want: "certificate request cannot be read", evidence: func(_ *rig, e *attest.Evidence) { e.CSR = nil }},
