@@ -97,8 +97,12 @@ func TestSlowloris(t *testing.T) {
 	w := newWard(t, newFar(t), func(o *Options) { o.HelloTimeout = 100 * time.Millisecond })
 	c := w.raw()
 	began := time.Now()
-	for {
-		if _, err := c.Write([]byte{22}); err != nil {
+	for i := 0; ; i++ {
+		b := []byte{0}
+		if begin := "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"; i < len(begin) {
+			b[0] = begin[i]
+		}
+		if _, err := c.Write(b); err != nil {
 			break
 		}
 		if time.Since(began) > 10*time.Second {
@@ -106,7 +110,9 @@ func TestSlowloris(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond) // the attack itself
 	}
-	w.event(RefusedOne)
+	if e := w.event(RefusedOne); e.Rule != "silent" {
+		t.Errorf("%+v", e)
+	}
 }
 
 // Slow ones have to make room for others, the oldest first; sessions that flow do not.

@@ -1,0 +1,255 @@
+package relay
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pair is a connection on the loopback.
+func pair(t testing.TB) (far, near *net.TCPConn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	a, err := net.Dial("tcp", l.Addr().String())
+	must(t, err)
+	b, err := l.Accept()
+	must(t, err)
+	for _, c := range []net.Conn{a, b} {
+		t.Cleanup(func() { c.Close() })
+		must(t, c.SetDeadline(time.Now().Add(20*time.Second)))
+	}
+	return a.(*net.TCPConn), b.(*net.TCPConn)
+}
+
+// A session is joined connections, seen from both ends.
+type session struct {
+	*Relay
+	device, platform *net.TCPConn
+	near             [2]*net.TCPConn
+	moved            Counter
+	ended            chan error
+}
+
+func join(t testing.TB, idle time.Duration) *session {
+	t.Helper()
+	s := &session{Relay: New(), ended: make(chan error, 1)}
+	s.device, s.near[0] = pair(t)
+	s.platform, s.near[1] = pair(t)
+	go func() { s.ended <- s.Join(s.near[0], s.near[1], idle, &s.moved) }()
+	t.Cleanup(func() {
+		s.near[0].Close()
+		s.Close()
+	})
+	return s
+}
+
+func TestBytesArriveUnchangedBothWays(t *testing.T) {
+	s := join(t, time.Minute)
+	const size = 9<<20 + 12345
+	var all sync.WaitGroup
+	for _, ends := range [][2]*net.TCPConn{{s.device, s.platform}, {s.platform, s.device}} {
+		data := make([]byte, size)
+		_, err := rand.Read(data)
+		must(t, err)
+		all.Go(func() {
+			for part := data; len(part) > 0; {
+				n := min(1+len(part)/3, len(part))
+				if _, err := ends[0].Write(part[:n]); err != nil {
+					t.Error(err)
+					return
+				}
+				part = part[n:]
+			}
+			if err := ends[0].CloseWrite(); err != nil {
+				t.Error(err)
+			}
+		})
+		all.Go(func() {
+			got, err := io.ReadAll(ends[1])
+			if err != nil || sha256.Sum256(got) != sha256.Sum256(data) {
+				t.Errorf("%d bytes of %d, %v", len(got), len(data), err)
+			}
+		})
+	}
+	all.Wait()
+	must(t, <-s.ended)
+	if up, down := s.moved.ToPlatform.Load(), s.moved.ToDevice.Load(); up != size || down != size {
+		t.Errorf("%d and %d bytes are counted, of %d", up, down, size)
+	}
+}
+
+func TestEachWayEndsByItself(t *testing.T) {
+	s := join(t, time.Minute)
+	must(t, s.device.CloseWrite())
+	if _, err := s.platform.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("%v", err)
+	}
+	if _, err := s.platform.Write([]byte("still")); err != nil {
+		t.Error(err)
+	}
+	must(t, s.platform.CloseWrite())
+	if got, err := io.ReadAll(s.device); err != nil || string(got) != "still" {
+		t.Errorf("%q, %v", got, err)
+	}
+	must(t, <-s.ended)
+}
+
+func TestAResetEndsBothSides(t *testing.T) {
+	s := join(t, time.Minute)
+	must(t, s.platform.SetLinger(0))
+	must(t, s.platform.Close())
+	if _, err := s.device.Read(make([]byte, 1)); err == nil {
+		t.Error("the device is not told")
+	}
+	if err := <-s.ended; !errors.Is(err, syscall.ECONNRESET) || !strings.Contains(err.Error(), "platform") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestAnIdleSessionEndsAndABusyOneDoesNot(t *testing.T) {
+	const idle = 150 * time.Millisecond
+	s := join(t, idle)
+	last := time.Now()
+	for range 8 { // one way only, and for longer than the idle time
+		time.Sleep(idle / 3) // the device's pace
+		last = time.Now()
+		_, err := s.device.Write([]byte("x"))
+		must(t, err)
+		_, err = io.ReadFull(s.platform, make([]byte, 1))
+		must(t, err)
+	}
+	if err := <-s.ended; !errors.Is(err, ErrIdle) {
+		t.Errorf("%v", err)
+	}
+	if after := time.Since(last); after < idle {
+		t.Errorf("it ended %v after the last byte", after)
+	}
+}
+
+// A receiver that does not read holds back its sender, and the idle time ends both.
+func TestAReceiverThatDoesNotReadHoldsBackTheSender(t *testing.T) {
+	s := join(t, 300*time.Millisecond)
+	sent, err := io.Copy(s.device, endless{})
+	if err == nil || sent == 0 {
+		t.Errorf("%d, %v", sent, err)
+	}
+	if err := <-s.ended; !errors.Is(err, ErrIdle) {
+		t.Errorf("%v", err)
+	}
+	if sent > 64<<20 {
+		t.Errorf("%d bytes are on their way", sent)
+	}
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+func TestClosingFromOutsideEndsIt(t *testing.T) {
+	s := join(t, time.Minute)
+	_, err := s.device.Write([]byte("x"))
+	must(t, err)
+	_, err = io.ReadFull(s.platform, make([]byte, 1))
+	must(t, err)
+	s.near[0].Close()
+	if err := <-s.ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("%v", err)
+	}
+	if _, err := s.platform.Read(make([]byte, 1)); err == nil {
+		t.Error("the platform is not told")
+	}
+}
+
+func descriptors(t testing.TB) int {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	return len(all)
+}
+
+// What waits holds no pipe; what is left at the end is nothing.
+func TestIdleSessionsHoldNoPipes(t *testing.T) {
+	before := descriptors(t)
+	const sessions = 100
+	r := New()
+	var running sync.WaitGroup
+	var ends []net.Conn
+	for range sessions {
+		device, a := pair(t)
+		platform, b := pair(t)
+		ends = append(ends, device, platform)
+		running.Go(func() { _ = r.Join(a, b, time.Minute, new(Counter)) })
+		_, err := device.Write([]byte("x"))
+		must(t, err)
+		_, err = io.ReadFull(platform, make([]byte, 1))
+		must(t, err)
+	}
+	if n := descriptors(t) - before; n > 4*sessions+2*maxFree {
+		t.Errorf("%d descriptors for %d sessions, both ends here", n, sessions)
+	}
+	for _, c := range ends {
+		c.Close()
+	}
+	running.Wait()
+	r.Close()
+	for end := time.Now().Add(10 * time.Second); descriptors(t) > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d descriptors are left over", descriptors(t)-before)
+		}
+	}
+}
+
+// Without descriptors a session ends and says why; the next one finds them again.
+func TestNoDescriptorsLeft(t *testing.T) {
+	s := join(t, time.Minute)
+	var old syscall.Rlimit
+	must(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old))
+	must(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 3, Max: old.Max}))
+	_, err := s.device.Write([]byte("x"))
+	result := <-s.ended
+	must(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old))
+	must(t, err)
+	if !errors.Is(result, syscall.EMFILE) || !strings.Contains(result.Error(), "limit of open files") {
+		t.Errorf("%v", result)
+	}
+}
+
+// A chunk costs nothing on the heap.
+func TestNothingIsAllocatedForAChunk(t *testing.T) {
+	s := join(t, time.Minute)
+	word := bytes.Repeat([]byte("x"), 1000)
+	got := make([]byte, len(word))
+	n := testing.AllocsPerRun(200, func() {
+		_, err := s.device.Write(word)
+		must(t, err)
+		_, err = io.ReadFull(s.platform, got)
+		must(t, err)
+	})
+	if n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+	runtime.KeepAlive(s)
+}
