@@ -113,26 +113,46 @@ type Key struct {
 	handle     tpm2.TPMHandle // while it is among the TPM's loaded ones
 }
 
+// Key reads a key file (PEM) without touching the TPM, so that a gateway whose
+// TPM is away starts and says so. The key is loaded when it signs first. Its
+// Algorithms are those that its kind does; Load tries them, as enrolment does.
+func (t *TPM) Key(text []byte) (*Key, error) {
+	k, err := t.key(text)
+	if err != nil {
+		return nil, t.fault("read the key file", err)
+	}
+	for _, a := range candidates(k.public) {
+		k.algorithms = append(k.algorithms, a.scheme)
+	}
+	return k, nil
+}
+
+func (t *TPM) key(text []byte) (*Key, error) {
+	f, err := parse(text, keyfile.OIDLoadableKey)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.mayBeDevice(); err != nil {
+		return nil, err
+	}
+	public, err := publicKey(&f.public)
+	if err != nil {
+		return nil, err
+	}
+	return &Key{tpm: t, file: f, public: public}, nil
+}
+
 // Load reads a key file (PEM) and tries the key: it signs something with each
 // algorithm that it might do, and does not list those that come out wrong.
 func (t *TPM) Load(ctx context.Context, text []byte) (*Key, error) {
-	const what = "load the key"
-	f, err := parse(text, keyfile.OIDLoadableKey)
-	if err != nil {
-		return nil, t.fault(what, err)
-	}
-	if err := f.mayBeDevice(); err != nil {
-		return nil, t.fault(what, err)
-	}
-	k := &Key{tpm: t, file: f}
-	if k.public, err = publicKey(&f.public); err != nil {
-		return nil, t.fault(what, err)
-	}
-	if err := k.learn(ctx); err != nil {
+	k, err := t.key(text)
+	if err == nil {
+		if err = k.learn(ctx); err == nil {
+			return k, nil
+		}
 		k.Release(ctx)
-		return nil, t.fault(what, err)
 	}
-	return k, nil
+	return nil, t.fault("load the key", err)
 }
 
 // learn tries the algorithms.
@@ -314,7 +334,7 @@ func (k *Key) Release(ctx context.Context) {
 	}
 	defer func() { t.turn <- struct{}{} }()
 	if i := slices.Index(t.loaded, k); i >= 0 {
-		t.link.ctx = ctx
+		t.link.ctx = context.WithoutCancel(ctx) // a command that is cut off costs the link
 		t.link.flush(k.handle)
 		t.loaded = slices.Delete(t.loaded, i, i+1)
 	}
