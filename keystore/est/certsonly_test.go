@@ -2,15 +2,15 @@ package est
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-
-	"crypto/x509"
 )
 
 func openssl(t testing.TB, args ...string) []byte {
@@ -80,6 +80,32 @@ func TestWhatOpenSSLWritesIsRead(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		same(t, got, all...)
+	}
+}
+
+// The answers of RFC 7030, appendices A.1 and A.3: a CA in the midst of its
+// rollover, and one certificate that it issued.
+func TestTheExamplesOfTheRFCAreRead(t *testing.T) {
+	for file, want := range map[string][]string{
+		"rfc7030-cacerts.b64": {
+			"CN=estExampleCA OwO 9a58de75193b7a9c", "CN=estExampleCA NwO 1", "CN=estExampleCA OwN 2", "CN=estExampleCA NwN e9ae9dc39a33b211"},
+		"rfc7030-simpleenroll.b64": {"CN=demostep4 1368141352 15"},
+	} {
+		body, err := os.ReadFile(filepath.Join("testdata", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := ParseResponse(body)
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		var got []string
+		for _, c := range all {
+			got = append(got, c.Subject.String()+" "+c.SerialNumber.Text(16))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", file, got, want)
+		}
 	}
 }
 
@@ -156,6 +182,11 @@ func FuzzResponse(f *testing.F) {
 	f.Add(encode(certsOnly(f, entry(f, "ecc-root").Certificate, entry(f, "device").Certificate)))
 	f.Add(encode([]byte{0x30, 0x80, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02, 0xa0, 0x80, 0x30, 0x80, 0, 0, 0, 0, 0, 0}))
 	f.Add([]byte("MAA="))
+	example, err := os.ReadFile(filepath.Join("testdata", "rfc7030-simpleenroll.b64"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(example)
 	f.Add([]byte("MEEGCSqGSIb3DQEJBzASBgcqhkjOPQIBMQcGBSuBBAAiMBYGCSqGSIb3DQEJDjEJ\nBgcrBgEBAQEWBggqhkjOPQQDAw=="))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		if attributes, err := parseAttributes(body); err == nil && len(attributes) > maxAttributes {

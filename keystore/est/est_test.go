@@ -521,6 +521,53 @@ func TestARenewalIsAuthenticatedByTheCurrentCertificate(t *testing.T) {
 	}
 }
 
+// A server that refuses our certificate does so in TLS, in 1.3 after we are through.
+func TestARefusalInTLSIsExplained(t *testing.T) {
+	id, err := hospital().Identity("device")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, version := range map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13} {
+		t.Run(name, func(t *testing.T) {
+			s := httptest.NewUnstartedServer(http.NotFoundHandler())
+			s.Config.ErrorLog = log.New(io.Discard, "", 0)
+			s.TLS = &tls.Config{MaxVersion: version, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool()}
+			s.StartTLS()
+			defer s.Close()
+			roots := x509.NewCertPool()
+			roots.AddCert(s.Certificate())
+			c, err := New(Options{URL: s.URL, Roots: roots, Identity: &id})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if _, err := c.CACerts(t.Context()); err == nil || !strings.Contains(err.Error(), "the server does not take our side of TLS") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// A CA that sends the old certificate along means the new one.
+func TestOfTwoCertificatesTheNewerIsTaken(t *testing.T) {
+	id, err := hospital().Identity("device")
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := issue(t, "ecc-issuing", id.Leaf.PublicKey, func(c *x509.Certificate) { c.NotBefore = id.Leaf.NotBefore.Add(time.Minute) })
+	csr, err := x509.ParseCertificateRequest(request(t, id.PrivateKey.(crypto.Signer), device))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cas := []*x509.Certificate{entry(t, "ecc-issuing").Certificate}
+	for _, given := range [][]*x509.Certificate{{id.Leaf, newer}, {newer, id.Leaf}} {
+		chain, err := Judge(csr, given, cas, hospital().Roots(), time.Now())
+		if err != nil || !chain[0].Equal(newer) {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
 func TestARefusalSaysWhatTheServerSaidAndWhatToDo(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for _, c := range []struct {

@@ -47,16 +47,21 @@ func Judge(request *x509.CertificateRequest, given, cas []*x509.Certificate, anc
 	return shortest[:len(shortest)-1], nil
 }
 
-// find is the certificate for the key of the request.
+// find is the certificate for the key of the request, the newest where a CA
+// gives older ones for the same key along.
 func find(request *x509.CertificateRequest, given []*x509.Certificate) (*x509.Certificate, error) {
 	key, ok := request.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	if !ok {
 		return nil, fmt.Errorf("a request for a key of the kind %v: elliptic curves and RSA are used", request.PublicKeyAlgorithm)
 	}
+	var leaf *x509.Certificate
 	for _, c := range given {
-		if key.Equal(c.PublicKey) {
-			return c, nil
+		if key.Equal(c.PublicKey) && (leaf == nil || c.NotBefore.After(leaf.NotBefore)) {
+			leaf = c
 		}
+	}
+	if leaf != nil {
+		return leaf, nil
 	}
 	if len(given) == 0 {
 		return nil, errors.New("the CA gave no certificate")

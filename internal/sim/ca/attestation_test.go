@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,8 @@ import (
 
 	"github.com/bedside-gateway/gatewayd/keystore/attest"
 	"github.com/bedside-gateway/gatewayd/keystore/attest/attesttest"
+	"github.com/bedside-gateway/gatewayd/keystore/est"
+	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 	"github.com/bedside-gateway/gatewayd/observation"
 )
 
@@ -106,6 +109,67 @@ func TestAnAttestedKeyGetsACertificate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The gateway's own keystore as the device.
+type gateway struct {
+	tpm          *tpm.TPM
+	key, ak, csr []byte
+}
+
+func (g gateway) Evidence(ctx context.Context, nonce []byte) (attest.Evidence, error) {
+	return g.tpm.Attest(ctx, g.key, g.ak, g.csr, nonce)
+}
+
+func (g gateway) Activate(ctx context.Context, blob, encrypted []byte) ([]byte, error) {
+	return g.tpm.Activate(ctx, g.ak, blob, encrypted)
+}
+
+func TestTheGatewaysKeystoreEnrolsAndRenews(t *testing.T) {
+	emulator, policy := theTPM(t)
+	keystore := tpm.Open("unix:"+emulator.Socket, tpm.Options{})
+	defer func() {
+		if err := keystore.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, kind := range []tpm.Kind{tpm.P256, tpm.RSA2048} {
+		t.Run(string(kind), func(t *testing.T) {
+			key, signer := inTPM(t, keystore, kind)
+			ak, err := keystore.AttestationKey(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := run(t, policy)
+			chain, err := r.enroll(gateway{keystore, key, ak, request(t, signer, device)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e := r.last(); !strings.Contains(e.Detail, `TPM "id:00001014" "swtpm"`) {
+				t.Errorf("%+v", e)
+			}
+			// What the TPM's key signs in the handshake, a renewal is granted for.
+			id := tls.Certificate{Certificate: chain, PrivateKey: signer, SupportedSignatureAlgorithms: signer.Algorithms()}
+			_, next := inTPM(t, keystore, tpm.P256)
+			if _, err := r.client(func(o *est.Options) { o.Identity = &id }).SimpleReenroll(t.Context(), request(t, next, device)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func inTPM(t *testing.T, keystore *tpm.TPM, kind tpm.Kind) ([]byte, *tpm.Key) {
+	t.Helper()
+	text, err := keystore.Create(t.Context(), kind, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := keystore.Load(t.Context(), text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { key.Release(context.Background()) })
+	return text, key
 }
 
 // A liar is a device that changes what its TPM says.
