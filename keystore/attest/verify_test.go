@@ -208,6 +208,30 @@ func TestEvidenceIsRefused(t *testing.T) {
 				return r.ecSignature(r.akKey.(*ecdsa.PrivateKey), tpm2.TPMAlgSHA384, digest)
 			}
 		}},
+		{name: "signed by RSAPSS with a word about another hash", want: "the attestation key did not make it", rig: func(r *rig) {
+			r.rsaAK(tpm2.TPMAlgRSAPSS)
+			r.sign = func(digest []byte) tpm2.TPMTSignature {
+				s := r.rsaSignature(tpm2.TPMAlgRSAPSS, digest)
+				sig, err := s.Signature.RSAPSS()
+				if err != nil {
+					r.t.Fatal(err)
+				}
+				sig.Hash = tpm2.TPMAlgSHA512
+				return s
+			}
+		}},
+		{name: "signed by RSASSA with a word about another hash", want: "the attestation key did not make it", rig: func(r *rig) {
+			r.rsaAK(tpm2.TPMAlgRSASSA)
+			r.sign = func(digest []byte) tpm2.TPMTSignature {
+				s := r.rsaSignature(tpm2.TPMAlgRSASSA, digest)
+				sig, err := s.Signature.RSASSA()
+				if err != nil {
+					r.t.Fatal(err)
+				}
+				sig.Hash = tpm2.TPMAlgSHA512
+				return s
+			}
+		}},
 		{name: "signed with another scheme than the key's", want: "its scheme is 0x0014, that of the attestation key 0x0016", rig: func(r *rig) {
 			r.rsaAK(tpm2.TPMAlgRSAPSS)
 			r.sign = func(digest []byte) tpm2.TPMTSignature { return r.rsaSignature(tpm2.TPMAlgRSASSA, digest) }

@@ -548,6 +548,26 @@ func TestARefusalInTLSIsExplained(t *testing.T) {
 	}
 }
 
+// A certificate that only calls itself its own issuer is no root.
+func TestARootHasToBeSignedByItself(t *testing.T) {
+	key, root := newKey(t), entry(t, "ecc-root")
+	forged := issue(t, "ecc-issuing", key.Public(), nil) // by another key than its own
+	same := *forged
+	same.RawIssuer = same.RawSubject
+	csr, err := x509.ParseCertificateRequest(request(t, key, device))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Judge(csr, []*x509.Certificate{forged}, []*x509.Certificate{&same}, nil, time.Now())
+	if err == nil || !strings.Contains(err.Error(), "hold no root") {
+		t.Errorf("%v", err)
+	}
+	cas := []*x509.Certificate{&same, root.Certificate, entry(t, "ecc-issuing").Certificate}
+	if chain, err := Judge(csr, []*x509.Certificate{forged}, cas, nil, time.Now()); err != nil || len(chain) != 2 {
+		t.Errorf("beside a real root: %v", err)
+	}
+}
+
 // A CA that sends the old certificate along means the new one.
 func TestOfTwoCertificatesTheNewerIsTaken(t *testing.T) {
 	id, err := hospital().Identity("device")
