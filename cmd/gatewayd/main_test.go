@@ -1,14 +1,18 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,7 +24,9 @@ import (
 	"github.com/bedside-gateway/gatewayd/drivers/intellivue/sim"
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
 	"github.com/bedside-gateway/gatewayd/internal/sim/platform"
+	"github.com/bedside-gateway/gatewayd/internal/sim/swtpm"
 	"github.com/bedside-gateway/gatewayd/internal/status"
+	"github.com/bedside-gateway/gatewayd/observation"
 	"github.com/bedside-gateway/gatewayd/tlsoverlay/overlaytest"
 )
 
@@ -42,11 +48,20 @@ func TestMain(m *testing.M) {
 //	monitor NAME             a simulated monitor on the network, whose address is then in $NAME
 //	envsubst FILE            put the values of variables into a file
 //	first NAME               the first number of the last output's second line into $NAME
+//	swtpm NAME               an emulated TPM whose address is then in $NAME
+//	issue CSR FILE EUI-64    the PKI's certificate for a request, with its issuing CA's
+//	leaf FILE FILE           the first certificate of a file
+//	reverse FILE FILE        the certificates of a file in reverse order
+//	both FILE FILE FILE      two files in one
 //	stored NAME N            wait until it has stored N messages
 func TestCommandLine(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Condition: func(c string) (bool, error) {
+			if c == "swtpm" {
+				_, err := exec.LookPath("swtpm")
+				return err == nil || os.Getenv("NEED_SWTPM") != "", nil
+			}
 			return c == "shared" && os.Getenv("GATEWAY_SHARED") != "", nil
 		},
 		Setup: func(e *testscript.Env) error {
@@ -62,6 +77,7 @@ func TestCommandLine(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "ready": ready, "condition": condition, "waiting": waiting, "platform": startPlatform, "stored": stored, "signal": signals, "answers": answers, "monitor": monitor, "envsubst": envsubst, "first": first,
+			"swtpm": startTPM, "issue": issue, "leaf": leafOf, "reverse": reverse, "both": both,
 		},
 	})
 }
@@ -205,4 +221,59 @@ func stored(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("%d messages stored, want %d", c.Stored, want)
 	}
 	fmt.Fprintf(ts.Stdout(), "%+v\n", p.Counts())
+}
+
+func startTPM(ts *testscript.TestScript, _ bool, args []string) {
+	dir, err := os.MkdirTemp("", "tpm") // the path of a socket is short
+	ts.Check(err)
+	ts.Defer(func() { os.RemoveAll(dir) })
+	e, err := swtpm.Start(context.Background(), dir)
+	ts.Check(err)
+	ts.Defer(e.Stop)
+	ts.Setenv(args[0], e.Address())
+}
+
+func issue(ts *testscript.TestScript, _ bool, args []string) {
+	block, _ := pem.Decode([]byte(ts.ReadFile(args[0])))
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	ts.Check(err)
+	ts.Check(csr.CheckSignature())
+	id, err := observation.ParseEUI64(args[2])
+	ts.Check(err)
+	chain, err := ts.Value(certificates{}).(*pki.PKI).IssueDevice("ecc-issuing", csr.PublicKey, id, time.Now(), pki.DefaultLifetime)
+	ts.Check(err)
+	var blocks []*pem.Block
+	for _, c := range chain {
+		blocks = append(blocks, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+	}
+	writePEM(ts, args[1], blocks)
+}
+
+func writePEM(ts *testscript.TestScript, name string, blocks []*pem.Block) {
+	var b bytes.Buffer
+	for _, block := range blocks {
+		ts.Check(pem.Encode(&b, block))
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(name), b.Bytes(), 0o600))
+}
+
+func readPEM(ts *testscript.TestScript, name string) (all []*pem.Block) {
+	for b, rest := pem.Decode([]byte(ts.ReadFile(name))); b != nil; b, rest = pem.Decode(rest) {
+		all = append(all, b)
+	}
+	return all
+}
+
+func leafOf(ts *testscript.TestScript, _ bool, args []string) {
+	writePEM(ts, args[1], readPEM(ts, args[0])[:1])
+}
+
+func reverse(ts *testscript.TestScript, _ bool, args []string) {
+	all := readPEM(ts, args[0])
+	slices.Reverse(all)
+	writePEM(ts, args[1], all)
+}
+
+func both(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), []byte(ts.ReadFile(args[0])+ts.ReadFile(args[1])), 0o600))
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"strconv"
 	"text/tabwriter"
@@ -144,7 +143,7 @@ func openDesk(path, socket string) (desk, error) {
 	}
 	places := config.PlacesOf(path)
 	key, err := spoolKey(places)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, daemon.ErrNoSpoolKey) {
 		return nil, coded(fmt.Errorf("no gatewayd runs, and there is no spool in %s; name its configuration with -c FILE", places.StateDir))
 	}
 	if err != nil {

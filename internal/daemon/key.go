@@ -32,15 +32,19 @@ type SpoolKey struct {
 	Binding *tpm.Binding
 }
 
+// ErrNoSpoolKey is a state folder without a key of a spool. A TPM that is not
+// there is another error, which also is fs.ErrNotExist.
+var ErrNoSpoolKey = errors.New("there is no key of a spool")
+
 // Read reads the key. Errors of the TPM are *tpm.Error; without a key it is
-// fs.ErrNotExist.
+// ErrNoSpoolKey.
 func (k SpoolKey) Read(ctx context.Context) (key [32]byte, err error) {
 	if k.TPM == nil {
 		return k.readClear()
 	}
 	text, err := os.ReadFile(filepath.Join(k.Dir, SealedFile))
 	if err != nil {
-		return key, fmt.Errorf("key of the spool: %w", err)
+		return key, k.unread(err)
 	}
 	secret, err := k.TPM.Unseal(ctx, text)
 	if err != nil {
@@ -53,12 +57,19 @@ func (k SpoolKey) Read(ctx context.Context) (key [32]byte, err error) {
 	return [32]byte(secret), nil
 }
 
+func (k SpoolKey) unread(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w in %s", ErrNoSpoolKey, k.Dir)
+	}
+	return fmt.Errorf("key of the spool: %w", err)
+}
+
 // readClear refuses a file that others may read.
 func (k SpoolKey) readClear() (key [32]byte, err error) {
 	path := filepath.Join(k.Dir, KeyFile)
 	info, err := os.Stat(path)
 	if err != nil {
-		return key, fmt.Errorf("key of the spool: %w", err)
+		return key, k.unread(err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
 		return key, fmt.Errorf("key of the spool: %s may be read by others (%v): whoever did may know what the spool holds; chmod 600 it: %w", path, info.Mode().Perm(), fs.ErrPermission)
@@ -77,11 +88,11 @@ func (k SpoolKey) readClear() (key [32]byte, err error) {
 // that was in the clear before is sealed.
 func (k SpoolKey) open(ctx context.Context, random io.Reader) ([32]byte, error) {
 	key, err := k.Read(ctx)
-	if !errors.Is(err, fs.ErrNotExist) {
+	if !errors.Is(err, ErrNoSpoolKey) {
 		return key, err
 	}
 	if k.TPM != nil {
-		if key, err := k.readClear(); !errors.Is(err, fs.ErrNotExist) {
+		if key, err := k.readClear(); !errors.Is(err, ErrNoSpoolKey) {
 			if err == nil {
 				err = k.write(ctx, key)
 			}
@@ -167,7 +178,7 @@ func (k SpoolKey) Lost(ctx context.Context) (bool, error) {
 	case tpm.Cleared, tpm.Replaced, tpm.Foreign, tpm.Tampered:
 		return true, nil
 	case "":
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, ErrNoSpoolKey) {
 			return false, nil
 		}
 	}

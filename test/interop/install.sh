@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the peers: python3-hl7, OpenSSL, GnuTLS, wolfSSL and Java from Debian, Medplum's packages from npm.
+# Installs the peers: python3-hl7, OpenSSL, GnuTLS, wolfSSL, Java, an emulated TPM with its tools, and haproxy from
+# Debian, Medplum's packages from npm.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -15,6 +16,11 @@ command -v gnutls-cli >/dev/null || need+=(gnutls-bin)
 [ -f /usr/include/wolfssl/ssl.h ] || need+=(libwolfssl-dev)
 command -v cc >/dev/null || need+=(gcc libc6-dev)
 command -v javac >/dev/null || need+=(default-jdk-headless)
+command -v swtpm >/dev/null || need+=(swtpm)
+command -v swtpm_setup >/dev/null || need+=(swtpm-tools)
+command -v tpm2 >/dev/null || need+=(tpm2-tools)
+[ -n "$(find /usr/lib -name tpm2.so -path '*ossl-modules*' 2>/dev/null)" ] || need+=(tpm2-openssl)
+command -v haproxy >/dev/null || need+=(haproxy)
 if [ ${#need[@]} -gt 0 ]; then
 	as_root apt-get update -qq
 	as_root apt-get install -y -qq --no-install-recommends "${need[@]}"

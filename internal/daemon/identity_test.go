@@ -1,0 +1,539 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/bedside-gateway/gatewayd/internal/enroll"
+	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
+	"github.com/bedside-gateway/gatewayd/internal/sim/platform"
+	"github.com/bedside-gateway/gatewayd/internal/sim/swtpm"
+	"github.com/bedside-gateway/gatewayd/internal/status"
+	"github.com/bedside-gateway/gatewayd/keystore"
+	"github.com/bedside-gateway/gatewayd/keystore/tpm"
+)
+
+// A sealedHouse is a gateway with its key in a TPM, and a platform.
+type sealedHouse struct {
+	*house
+	tpmDir   string
+	emulator *swtpm.Emulator
+	platform *platform.Platform
+}
+
+func newSealedHouse(t *testing.T) *sealedHouse {
+	t.Helper()
+	h := &sealedHouse{house: newHouse(t)}
+	dir, err := os.MkdirTemp("", "tpm") // the path of a socket is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	h.tpmDir = dir
+	h.power()
+	t.Cleanup(func() { h.emulator.Stop() })
+	identity, err := h.pki.Identity("platform")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.platform, err = platform.New(platform.Options{Certificates: []tls.Certificate{identity}, Roots: h.pki.Roots(), Hospital: h.pki, Keep: 100}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.platform.Listen("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.platform.Close() })
+	h.options.IdentityPeriod, h.options.HoldPeriod = 20*time.Millisecond, 50*time.Millisecond
+	h.options.TPM = tpm.Options{Command: 2 * time.Second}
+	h.write("")
+	return h
+}
+
+// power switches the TPM on.
+func (h *sealedHouse) power() {
+	h.t.Helper()
+	var err error
+	h.emulator, err = swtpm.Start(h.t.Context(), h.tpmDir)
+	if errors.Is(err, swtpm.ErrMissing) && os.Getenv("NEED_SWTPM") == "" {
+		h.t.Skip(err)
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// write writes the configuration, with more lines in [identity].
+func (h *sealedHouse) write(identity string) {
+	h.t.Helper()
+	text := fmt.Sprintf("[gateway]\nname = \"GW\"\neui64 = %q\nstate_dir = \"state\"\nstatus_socket = \"s.sock\"\n[identity]\ntpm = \"unix:%s/tpm.sock\"\n%s\n"+
+		"[[destination]]\nname = \"platform\"\naddress = \"platform.test:2575\"\nconnect = %q\ntrust = \"pki/roots.pem\"\ninterval = \"0s\"\nconnect_timeout = \"2s\"\n[[port]]\n%s\n",
+		pki.DefaultDevice.String(), h.tpmDir, identity, h.platform.Address(), onePort(1))
+	if err := os.WriteFile(filepath.Join(h.dir, "g.toml"), []byte(text), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// applicant enrols through the TPM that the running gateway has open: the
+// emulator serves one user, where the kernel's resource manager serves many.
+func (h *sealedHouse) applicant() *enroll.Applicant {
+	h.t.Helper()
+	c, err := h.load()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	a, err := enroll.New(c, enroll.Device, h.daemon.tpm, time.Now)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return a
+}
+
+// certify has a CA issue the certificate that is wanted next, and installs it.
+func (h *sealedHouse) certify(ca string) {
+	h.t.Helper()
+	a := h.applicant()
+	text, err := a.Request(h.t.Context())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	block, _ := pem.Decode(text)
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	chain, err := h.pki.IssueDevice(ca, csr.PublicKey, pki.DefaultDevice, time.Now(), pki.DefaultLifetime)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, c := range chain {
+		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+	}
+	if _, err := a.Install([]byte(b.String())); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *sealedHouse) enroll() {
+	h.t.Helper()
+	if _, err := h.applicant().Init(h.t.Context()); err != nil {
+		h.t.Fatal(err)
+	}
+	h.certify("ecc-issuing")
+}
+
+// delivers sees a value through to the platform.
+func (h *sealedHouse) delivers(value int) {
+	h.t.Helper()
+	h.bedside.say(h.t, "/dev/bed1", "HR %d", value)
+	h.has(value)
+}
+
+func (h *sealedHouse) has(value int) {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), 20*time.Second)
+	defer cancel()
+	want := fmt.Sprintf("|%d|", value)
+	found := func() bool {
+		return slices.ContainsFunc(h.platform.Messages(), func(m platform.Message) bool { return strings.Contains(string(m.Bytes), want) })
+	}
+	if err := h.platform.Wait(ctx, func(platform.Counts) bool { return found() }); err != nil {
+		h.t.Fatalf("the platform does not have %d: %v\n%s", value, err, h.log)
+	}
+}
+
+func (h *sealedHouse) lacks(name string) {
+	h.t.Helper()
+	eventually(h.t, "no condition "+name, func() bool { return !h.raised(name, "") })
+}
+
+func (h *sealedHouse) slots() keystore.Slots {
+	h.t.Helper()
+	all, err := keystore.Open(filepath.Join(h.dir, "state", enroll.Dir, enroll.Device)).Read()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return all
+}
+
+// begin runs the gateway as gatewayd run does.
+func (h *sealedHouse) begin() <-chan error {
+	h.t.Helper()
+	c, err := h.load()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	h.stop, h.ended = stop, make(chan error, 1)
+	started := make(chan error, 1)
+	go func() {
+		d, err := Start(ctx, c, h.options)
+		h.daemon = d
+		started <- err
+		if err == nil {
+			err = d.Run(ctx)
+		}
+		h.ended <- err
+	}()
+	h.t.Cleanup(h.house.end)
+	return started
+}
+
+// answers is the report on the status socket.
+func (h *sealedHouse) answers(condition string) status.Report {
+	h.t.Helper()
+	client, last := status.NewClient(filepath.Join(h.dir, "s.sock")), status.Report{}
+	eventually(h.t, "the status socket tells "+condition, func() bool {
+		r, err := client.Report(h.t.Context())
+		last = r
+		return err == nil && slices.ContainsFunc(r.Conditions, func(c status.Condition) bool { return c.Name == condition && c.Next != "" })
+	})
+	return last
+}
+
+// restart has the platform back after a Kill.
+func (h *sealedHouse) restart() {
+	h.t.Helper()
+	if err := h.platform.Restart(); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// B19, A11: the key is made in the TPM, the spool's key is sealed by it, and no
+// message is lost while there is no certificate yet.
+func TestAGatewayKeepsWhatDevicesSayUntilItIsEnrolled(t *testing.T) {
+	h := newSealedHouse(t)
+	h.start()
+	h.raises("not-enrolled", "")
+	h.raises("platform-refused", "platform")
+	h.bedside.say(t, "/dev/bed1", "HR 60")
+	h.waiting(1)
+	h.enroll()
+	h.has(60)
+	h.lacks("not-enrolled")
+	h.lacks("development-key")
+	r := h.daemon.Report()
+	if i := r.Identity; i == nil || len(i.Slots) != 1 || i.Slots[0].Slot != keystore.Current || i.Manufacturer == "" {
+		t.Errorf("the report has the identity %+v", r.Identity)
+	}
+	if n := r.Identity.Signatures.Counts; len(n) == 0 || slices.Max(n) == 0 {
+		t.Errorf("no signature was counted: %v", n)
+	}
+	if _, err := os.Stat(filepath.Join(h.dir, "state", KeyFile)); err == nil {
+		t.Error("the key of the spool is in the clear")
+	}
+	if text, err := os.ReadFile(filepath.Join(h.dir, "state", SealedFile)); err != nil || !strings.Contains(string(text), tpm.FileType) {
+		t.Errorf("the key of the spool is not sealed: %v", err)
+	}
+}
+
+func TestANewCertificateIsTriedThenUsedAndTheOneBeforeGoes(t *testing.T) {
+	h := newSealedHouse(t)
+	h.start()
+	h.enroll()
+	h.delivers(61)
+	before := h.slots().Current
+	if _, err := h.applicant().NewKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.certify("ecc-issuing")
+	eventually(t, "the new certificate is in use", func() bool {
+		s := h.slots()
+		return s.Next == nil && s.Current != nil && !s.Current.Chain[0].Equal(before.Chain[0])
+	})
+	h.delivers(62)
+	eventually(t, "the certificate before is gone", func() bool { return h.slots().Previous == nil })
+	if n := h.platform.Counts().Refused; n != 0 {
+		t.Errorf("the platform refused %d sessions", n)
+	}
+}
+
+// A certificate that the platform does not take never replaces one that it takes.
+func TestACertificateThatNoPlatformTakesIsNotUsed(t *testing.T) {
+	h := newSealedHouse(t)
+	h.start()
+	h.enroll()
+	h.delivers(61)
+	if _, err := h.applicant().NewKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.certify("ecc-foreign-issuing")
+	h.raises("certificate-untried", "")
+	if s := h.slots(); s.Next == nil || s.Current.Chain[0].Issuer.String() == s.Next.Chain[0].Issuer.String() {
+		t.Errorf("the slots are %+v", s)
+	}
+	h.delivers(62)
+	if err := h.applicant().Store.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	h.lacks("certificate-untried")
+}
+
+// When all platforms refuse the certificate that was taken up, the one before
+// comes back.
+func TestTheCertificateBeforeComesBackWhenAllRefuseTheNewOne(t *testing.T) {
+	h := newSealedHouse(t)
+	h.start()
+	h.enroll()
+	h.delivers(61)
+	if _, err := h.applicant().NewKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.platform.Kill() // nobody can be tried
+	h.certify("ecc-foreign-issuing")
+	h.raises("certificate-untried", "")
+	store := h.applicant().Store
+	good := h.slots().Current.Chain[0]
+	if err := store.Promote(); err != nil { // as a hand on the folder would
+		t.Fatal(err)
+	}
+	u := h.daemon.watch
+	u.mu.Lock()
+	u.swapped = time.Now().Add(-2 * doubt)
+	u.mu.Unlock()
+	h.restart()
+	h.bedside.say(t, "/dev/bed1", "HR 62")
+	h.raises("certificate-reverted", "")
+	if s := h.slots(); !s.Current.Chain[0].Equal(good) {
+		t.Error("another certificate is in use")
+	}
+	h.has(62)
+}
+
+func TestATPMThatIsAwayIsSaidAndMissedByNobodyUntilASessionNeedsIt(t *testing.T) {
+	h := newSealedHouse(t)
+	h.start()
+	h.enroll()
+	h.delivers(61)
+	h.emulator.Stop()
+	h.raises(string(tpm.Absent), "")
+	h.delivers(62) // over the session that stands
+	h.power()
+	h.lacks(string(tpm.Absent))
+	h.platform.Kill()
+	h.bedside.say(t, "/dev/bed1", "HR 63")
+	h.waiting(1)
+	h.restart()
+	h.has(63) // with a signature of the TPM that was away
+}
+
+// Without the TPM the spool cannot be opened. The gateway waits and says so, and
+// goes on by itself.
+func TestAGatewayWaitsForItsTPMAndThenDeliversWhatTheSpoolHeld(t *testing.T) {
+	h := newSealedHouse(t)
+	h.start()
+	h.platform.Kill()
+	h.enroll()
+	h.bedside.say(t, "/dev/bed1", "HR 64")
+	h.waiting(1)
+	h.house.end()
+	h.emulator.Stop()
+	h.restart()
+
+	started := h.begin()
+	r := h.answers(string(tpm.Absent))
+	if r.Ready || r.Verdict != status.Down || !slices.ContainsFunc(r.Conditions, func(c status.Condition) bool { return c.Name == "spool-sealed" }) {
+		t.Errorf("the report is %+v", r)
+	}
+	if err := status.NewClient(filepath.Join(h.dir, "s.sock")).List(t.Context(), "", func(status.Entry) error { return nil }); err == nil {
+		t.Error("a spool that nobody can open is listed")
+	}
+	h.power()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	h.has(64)
+	if told := h.told.String(); !strings.Contains(told, "READY=1") || !strings.Contains(told, "down (spool-sealed and 1 more)") {
+		t.Errorf("systemd is told %q", told)
+	}
+}
+
+func TestAGatewayThatWaitsForItsTPMCanBeEnded(t *testing.T) {
+	h := newSealedHouse(t)
+	h.start()
+	h.house.end()
+	h.emulator.Stop()
+	started := h.begin()
+	h.answers(string(tpm.Absent))
+	h.stop()
+	if err := <-started; !errors.Is(err, context.Canceled) {
+		t.Errorf("the end: %v", err)
+	}
+	<-h.ended
+	h.ended <- nil // for the end of the test
+}
+
+// A TPM whose owner was cleared has lost the keys for good: what the spool holds
+// cannot be read by anybody, and the gateway does not go on as if nothing were.
+func TestAClearedTPMIsNamedAndTheWayBackLosesNothingSilently(t *testing.T) {
+	h := newSealedHouse(t)
+	h.start()
+	h.enroll()
+	h.platform.Kill()
+	h.bedside.say(t, "/dev/bed1", "HR 65")
+	h.waiting(1)
+	h.house.end()
+	clearTPM(t, h.emulator.Address())
+	started := h.begin()
+	h.answers(string(tpm.Cleared))
+	h.stop()
+	<-started
+	<-h.ended
+	h.ended <- nil
+
+	c, err := h.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	device, err := enroll.OpenTPM(c, tpm.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keeper := SpoolKey{Dir: c.Gateway.StateDir, TPM: device}
+	if lost, err := keeper.Lost(t.Context()); !lost || err != nil {
+		t.Fatalf("the key is lost: %v %v", lost, err)
+	}
+	if moved, err := keeper.Abandon(); err != nil || filepath.Base(moved) != SpoolFile+unreadable {
+		t.Fatalf("moved to %q: %v", moved, err)
+	}
+	a, err := enroll.New(c, enroll.Device, device, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if changed, err := a.Reset(); !changed || err != nil {
+		t.Fatalf("reset: %v %v", changed, err)
+	}
+	device.Close()
+
+	h.restart()
+	h.start()
+	h.enroll()
+	h.delivers(66)
+}
+
+func clearTPM(t *testing.T, address string) {
+	t.Helper()
+	c, err := net.Dial("unix", strings.TrimPrefix(address, "unix:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = tpm2.Clear{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)}}.Execute(transport.FromReadWriter(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A box that is given another TPM, as a thief's copy of the disk is, is refused.
+func TestACopyOfTheDiskWithAnotherTPMIsRefused(t *testing.T) {
+	h := newSealedHouse(t)
+	h.start()
+	h.enroll()
+	h.delivers(67)
+	h.house.end()
+	h.emulator.Stop()
+	if err := os.RemoveAll(h.tpmDir); err != nil {
+		t.Fatal(err)
+	}
+	h.power()
+	started := h.begin()
+	h.answers(string(tpm.Replaced))
+	h.stop()
+	<-started
+	<-h.ended
+	h.ended <- nil
+}
+
+func TestTheKeyOfTheSpoolIsExchangedWhenItIsOldAndNobodyWaits(t *testing.T) {
+	h := newSealedHouse(t)
+	h.start()
+	h.enroll()
+	h.delivers(68)
+	eventually(t, "nothing waits", func() bool { return h.daemon.Report().Spool.Messages == 0 })
+	h.house.end()
+	file := filepath.Join(h.dir, "state", SealedFile)
+	read := func() string {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	first := read()
+	h.start()
+	h.house.end()
+	if read() != first {
+		t.Error("a young key was exchanged")
+	}
+	old := time.Now().Add(-rotateAfter - time.Hour)
+	if err := os.Chtimes(file, old, old); err != nil {
+		t.Fatal(err)
+	}
+	h.platform.Kill()
+	h.start()
+	second := read()
+	if second == first {
+		t.Fatal("an old key was not exchanged")
+	}
+	h.bedside.say(t, "/dev/bed1", "HR 69")
+	h.waiting(1)
+	h.house.end()
+	if err := os.Chtimes(file, old, old); err != nil {
+		t.Fatal(err)
+	}
+	h.restart()
+	h.start()
+	if read() != second {
+		t.Error("the key was exchanged while a message waits")
+	}
+	h.has(69)
+}
+
+// What a development key left in the clear is sealed at the first start with a TPM.
+func TestAKeyInTheClearIsSealedAndGone(t *testing.T) {
+	h := newSealedHouse(t)
+	state := filepath.Join(h.dir, "state")
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	key, err := SpoolKey{Dir: state}.open(t.Context(), strings.NewReader(strings.Repeat("k", 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	again, err := SpoolKey{Dir: state, TPM: h.daemon.tpm}.Read(t.Context())
+	if err != nil || again != key {
+		t.Errorf("the sealed key is another one: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(state, KeyFile)); err == nil {
+		t.Error("the key in the clear is still there")
+	}
+}
+
+// A release takes no key from a file, whatever the configuration says.
+func TestAReleaseRefusesAKeyInAFile(t *testing.T) {
+	h := newHouse(t)
+	h.configure(nowhere, onePort(1))
+	h.options.FileKey = nil
+	c, err := h.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(c, h.options); err == nil || !strings.Contains(err.Error(), "this is a release") {
+		t.Errorf("it starts: %v", err)
+	}
+}

@@ -1,0 +1,283 @@
+package keystore
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	keyfile "github.com/foxboron/go-tpm-keyfiles"
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
+)
+
+// keyOf is the key file of a key: its private area is of no TPM, which a store
+// cannot tell and need not.
+func keyOf(t testing.TB, key *ecdsa.PrivateKey) []byte {
+	t.Helper()
+	point, err := key.PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := tpm2.New2B(tpm2.TPMTPublic{Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256,
+		ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, NoDA: true, SignEncrypt: true},
+		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{CurveID: tpm2.TPMECCNistP256, Scheme: tpm2.TPMTECCScheme{
+			Scheme: tpm2.TPMAlgECDSA, Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSigSchemeECDSA{HashAlg: tpm2.TPMAlgSHA256})}}),
+		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{X: tpm2.TPM2BECCParameter{Buffer: point[1:33]}, Y: tpm2.TPM2BECCParameter{Buffer: point[33:]}})})
+	return keyfile.NewTPMKey(keyfile.OIDLoadableKey, public, tpm2.TPM2BPrivate{Buffer: bytes.Repeat([]byte{1}, 126)}).Bytes()
+}
+
+// A ca issues certificates for the tests.
+type ca struct {
+	t   testing.TB
+	pki *pki.PKI
+}
+
+func newCA(t testing.TB) *ca {
+	p, err := pki.New(pki.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &ca{t, p}
+}
+
+func (c *ca) chain(key crypto.PublicKey) []byte {
+	chain, err := c.pki.IssueDevice("ecc-issuing", key, pki.DefaultDevice, time.Now(), pki.DefaultLifetime)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return encodeChain(chain)
+}
+
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func read(t *testing.T, s *Store) Slots {
+	t.Helper()
+	all, err := s.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestACertificateGoesFromNextToCurrentAndTheOneBeforeStays(t *testing.T) {
+	s, c := Open(filepath.Join(t.TempDir(), "device")), newCA(t)
+	if all := read(t, s); all != (Slots{}) {
+		t.Fatalf("a store that is not there has %+v", all)
+	}
+	first, second := newKey(t), newKey(t)
+	must(t, s.AddKey(keyOf(t, first), []byte("request")))
+	if all := read(t, s); all.Next == nil || !all.Next.Public.(*ecdsa.PublicKey).Equal(first.Public()) || all.Next.Chain != nil || string(all.Next.Request) != "request" || all.Current != nil {
+		t.Fatalf("%+v", all.Next)
+	}
+	one := c.chain(first.Public())
+	slot, err := s.Install(one)
+	must(t, err)
+	if all := read(t, s); slot != Current || all.Current == nil || len(all.Current.Chain) != 2 || all.Next != nil {
+		t.Fatalf("the first certificate is in the slot %s: %+v", slot, all)
+	}
+	stamp := s.Stamp()
+	if slot, err = s.Install(one); err != nil || slot != Current || s.Stamp() != stamp {
+		t.Errorf("the same again: %s %v", slot, err)
+	}
+
+	must(t, s.AddKey(keyOf(t, second), nil))
+	if slot, err = s.Install(c.chain(second.Public())); err != nil || slot != Next {
+		t.Fatalf("the second certificate: %s %v", slot, err)
+	}
+	if all := read(t, s); !Matches(first.Public(), all.Current.Chain[0]) || !Matches(second.Public(), all.Next.Chain[0]) {
+		t.Fatal("the slots are mixed up")
+	}
+	must(t, s.Promote())
+	if all := read(t, s); !Matches(second.Public(), all.Current.Chain[0]) || !Matches(first.Public(), all.Previous.Chain[0]) || all.Next != nil {
+		t.Fatalf("after the change: %+v", all)
+	}
+	must(t, s.Revert())
+	if all := read(t, s); !Matches(first.Public(), all.Current.Chain[0]) || all.Previous != nil {
+		t.Fatal("the certificate before is not back")
+	}
+	if slot, err = s.Install(c.chain(first.Public())); err != nil || slot != Next {
+		t.Fatalf("another certificate for the key in use: %s %v", slot, err)
+	}
+	must(t, s.Promote())
+	must(t, s.Confirm())
+	if all := read(t, s); all.Previous != nil || all.Current == nil {
+		t.Fatal("the certificate before is still there")
+	}
+	folders, err := filepath.Glob(filepath.Join(s.Dir(), "[0-9]*"))
+	if err != nil || len(folders) != 1 {
+		t.Errorf("folders that no slot needs: %v", folders)
+	}
+}
+
+func TestWhatDoesNotBelongIsNotInstalled(t *testing.T) {
+	s, c := Open(filepath.Join(t.TempDir(), "device")), newCA(t)
+	key := newKey(t)
+	chain := c.chain(key.Public())
+	if _, err := s.Install(chain); !errors.Is(err, ErrNoKey) {
+		t.Errorf("a certificate without a key: %v", err)
+	}
+	must(t, s.AddKey(keyOf(t, key), nil))
+	if _, err := s.Install(c.chain(newKey(t).Public())); !errors.Is(err, ErrNoKey) {
+		t.Errorf("a certificate of another key: %v", err)
+	}
+	block, rest := pem.Decode(chain)
+	for name, text := range map[string][]byte{
+		"nothing":         nil,
+		"the wrong order": append(bytes.Clone(rest), pem.EncodeToMemory(block)...),
+		"half a block":    chain[:len(chain)-40],
+		"a key":           keyOf(t, key),
+	} {
+		if _, err := s.Install(text); err == nil {
+			t.Errorf("%s is installed", name)
+		}
+	}
+	if all := read(t, s); all.Current != nil || all.Next == nil || all.Next.Chain != nil {
+		t.Errorf("what was refused left %+v", all)
+	}
+	if err := s.AddKey([]byte("no key"), nil); err == nil {
+		t.Error("a key file that is none is taken")
+	}
+	if err := s.Promote(); err == nil || !strings.Contains(err.Error(), "no certificate") {
+		t.Errorf("a key without a certificate is put to use: %v", err)
+	}
+	if err := s.Revert(); err == nil {
+		t.Error("there is nothing to go back to")
+	}
+}
+
+func TestADamagedSlotSaysWhatToDo(t *testing.T) {
+	s, c := Open(filepath.Join(t.TempDir(), "device")), newCA(t)
+	key := newKey(t)
+	must(t, s.AddKey(keyOf(t, key), nil))
+	_, err := s.Install(c.chain(key.Public()))
+	must(t, err)
+	path := filepath.Join(s.Dir(), Current, chainFile)
+	must(t, os.WriteFile(path, []byte("-----BEGIN CERTIFICATE-----\n"), 0o600))
+	if _, err := s.Read(); err == nil || !strings.Contains(err.Error(), "gatewayd enroll install") {
+		t.Errorf("a damaged certificate: %v", err)
+	}
+	must(t, os.WriteFile(filepath.Join(s.Dir(), Current, keyFile), []byte("no key"), 0o600))
+	must(t, os.Remove(path))
+	if all := read(t, s); all.Current.Fault == nil || all.Current.Public != nil {
+		t.Error("a damaged key file has no fault")
+	}
+	must(t, os.Remove(filepath.Join(s.Dir(), Current, keyFile)))
+	if _, err := s.Read(); err == nil || !strings.Contains(err.Error(), "gatewayd enroll reset") {
+		t.Errorf("a slot without its key: %v", err)
+	}
+}
+
+var errPower = errors.New("the power is gone")
+
+// cut stops a store at its nth change of the disk and at all that follow.
+func (s *Store) cut(n int) *Store {
+	cut := Open(s.dir)
+	cut.step = func(string) error {
+		if n--; n < 0 {
+			return errPower
+		}
+		return nil
+	}
+	return cut
+}
+
+// After a power cut at any step each slot is as it was or as it was to be, the
+// certificate in use is never away, and the same command again completes it.
+func TestAPowerCutAtAnyStepLeavesSlotsWhole(t *testing.T) {
+	c, first, second := newCA(t), newKey(t), newKey(t)
+	firstKey, secondKey, one, two := keyOf(t, first), keyOf(t, second), c.chain(first.Public()), c.chain(second.Public())
+	commands := []struct {
+		name string
+		do   func(*Store) error
+		done func(Slots) bool
+	}{
+		{"a first key", func(s *Store) error { return s.AddKey(firstKey, []byte("r")) }, func(a Slots) bool { return a.Next != nil && a.Current == nil }},
+		{"its certificate", func(s *Store) error { _, err := s.Install(one); return err }, func(a Slots) bool { return a.Current != nil && a.Next == nil }},
+		{"a second key", func(s *Store) error { return s.AddKey(secondKey, []byte("r")) }, func(a Slots) bool { return a.Current != nil && a.Next != nil }},
+		{"its certificate beside", func(s *Store) error { _, err := s.Install(two); return err }, func(a Slots) bool { return a.Next.Chain != nil }},
+		{"the change", func(s *Store) error { return s.Promote() }, func(a Slots) bool {
+			return a.Previous != nil && Matches(second.Public(), a.Current.Chain[0])
+		}},
+		{"the end of the one before", func(s *Store) error { return s.Confirm() }, func(a Slots) bool { return a.Previous == nil }},
+	}
+	for i, last := range commands {
+		for n := 0; ; n++ {
+			s := Open(filepath.Join(t.TempDir(), "device"))
+			for _, c := range commands[:i] {
+				must(t, c.do(s))
+			}
+			before := read(t, s)
+			err := last.do(s.cut(n))
+			after := read(t, s)
+			if before.Current != nil && (after.Current == nil || after.Current.Chain == nil) {
+				t.Fatalf("%s, cut at step %d: the certificate in use is gone", last.name, n)
+			}
+			if err == nil {
+				if n == 0 {
+					t.Fatalf("%s has no step", last.name)
+				}
+				break
+			}
+			if !errors.Is(err, errPower) {
+				t.Fatal(err)
+			}
+			if !last.done(after) {
+				must(t, last.do(s))
+			}
+			if !last.done(read(t, s)) {
+				t.Errorf("%s, cut at step %d, is not completed by another try", last.name, n)
+			}
+		}
+	}
+}
+
+func TestARequestHasTheDeviceIdentifierAndNothingElse(t *testing.T) {
+	text, err := Request(newKey(t), pki.DefaultDevice)
+	must(t, err)
+	block, _ := pem.Decode(text)
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	must(t, err)
+	must(t, csr.CheckSignature())
+	if got := csr.Subject.String(); got != "CN=0123456789ABCDEF" || len(csr.Extensions) != 0 {
+		t.Errorf("subject %s, extensions %v", got, csr.Extensions)
+	}
+	if _, err := Request(newKey(t), 0); err == nil {
+		t.Error("a gateway without an EUI-64 requests a certificate")
+	}
+}
+
+func TestFingerprintIsReadAsItWasWritten(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "identity")
+	if f, err := ReadFingerprint(dir); f != nil || err != nil {
+		t.Errorf("%v %v", f, err)
+	}
+	must(t, os.MkdirAll(dir, 0o700))
+	must(t, os.WriteFile(filepath.Join(dir, FingerprintFile), []byte("{}"), 0o600))
+	if _, err := ReadFingerprint(dir); err == nil {
+		t.Error("a note of no TPM")
+	}
+}
