@@ -192,7 +192,7 @@ func (l *listener) take(ctx context.Context, conn net.Conn) {
 	}
 	// A device that lost power says nothing; it fails only where the connection is gone already.
 	_ = tcp.SetKeepAliveConfig(keepAlive)
-	l.s.running.Go(func() { l.s.contain(ctx, x) })
+	l.s.running.Go(func() { l.s.serve(ctx, x) })
 }
 
 // maxRates bounds how many devices' rates are known at a time.

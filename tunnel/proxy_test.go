@@ -69,7 +69,7 @@ func TestHAProxyReadsOurHeader(t *testing.T) {
 		}
 	})
 	t.Cleanup(func() { behind.Close(); serving.Wait() })
-	address := startHAProxy(t, program, "mode tcp", "127.0.0.1:%d accept-proxy", "server s "+behind.Addr().String()+" send-proxy")
+	address, _ := startHAProxy(t, program, "mode tcp", "127.0.0.1:%d accept-proxy", "server s "+behind.Addr().String()+" send-proxy")
 	w := newWard(t, f, func(o *Options) {
 		o.Config.Platforms[0].Connect, o.Config.Platforms[0].ProxyHeader = address, true
 	})
@@ -95,7 +95,7 @@ type buffered struct {
 func (b buffered) Read(p []byte) (int, error) { return b.in.Read(p) }
 
 // startHAProxy runs it on a free port, and gives the address when it takes connections.
-func startHAProxy(t testing.TB, program, mode, bind string, lines ...string) string {
+func startHAProxy(t testing.TB, program, mode, bind string, lines ...string) (address string, pid int) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
@@ -112,11 +112,11 @@ func startHAProxy(t testing.TB, program, mode, bind string, lines ...string) str
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	address := fmt.Sprintf("127.0.0.1:%d", port)
+	address = fmt.Sprintf("127.0.0.1:%d", port)
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if c, err := net.Dial("tcp", address); err == nil {
 			c.Close()
-			return address
+			return address, cmd.Process.Pid
 		}
 		if time.Now().After(end) {
 			t.Fatalf("haproxy does not start: %s", &said)

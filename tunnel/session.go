@@ -79,21 +79,29 @@ const (
 	alertCanceled     tls.AlertError = 90
 )
 
-// serve runs a session from its first byte to its end.
-func (x *session) serve(ctx context.Context) {
-	defer x.finish()
+// begin runs a session from its first byte to where it may flow, and reports
+// whether it got there.
+func (x *session) begin(ctx context.Context) bool {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	x.mu.Lock()
 	x.cancel = cancel
 	x.mu.Unlock()
-	if err := x.establish(ctx); err != nil {
-		err = x.cause(err)
-		x.s.refused(x, err)
-		x.turnAway(err)
-		return
+	err := x.establish(ctx)
+	if err == nil {
+		x.s.opened(x)
+		return true
 	}
-	x.s.opened(x)
+	defer x.finish()
+	err = x.cause(err)
+	x.s.refused(x, err)
+	x.turnAway(err)
+	return false
+}
+
+// flow runs it from there to its end.
+func (x *session) flow() {
+	defer x.finish()
 	err := x.s.relay.Join(x.device, x.platform, x.settings.IdleTimeout, &x.moved)
 	x.s.closed(x, x.cause(err))
 }

@@ -203,6 +203,7 @@ func (s *Server) admit(x *session, v inspect.Verdict) error {
 	case x.draining:
 		return errRemoved
 	}
+	v.Leaf = nil // large, and not needed any more
 	x.phase, x.verdict = open, v
 	s.counts.Opened++
 	switch {
@@ -332,15 +333,25 @@ func (s *Server) tellGate(e Event, v Verdict) {
 	s.o.Events(e)
 }
 
-// contain serves a session, and keeps a fault of the program from the others.
-func (s *Server) contain(ctx context.Context, x *session) {
+// serve runs a session. It flows in a goroutine of its own, for the stack of
+// this one has grown with the handshake, and sessions are long.
+func (s *Server) serve(ctx context.Context, x *session) {
+	flows := false
+	s.contain(x, func() { flows = x.begin(ctx) })
+	if flows {
+		s.running.Go(func() { s.contain(x, x.flow) })
+	}
+}
+
+// contain keeps a fault of the program from the other sessions.
+func (s *Server) contain(x *session, part func()) {
 	defer func() {
 		if v := recover(); v != nil {
 			s.panicked(v)
-			x.device.Close() // the device learns no more than that it was not answered
+			x.finish() // the device learns no more than that it was not answered
 		}
 	}()
-	x.serve(ctx)
+	part()
 }
 
 // panicked does not log the value of the panic, for it could hold what a device sent.

@@ -5,10 +5,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,7 +24,17 @@ import (
 	"github.com/bedside-gateway/gatewayd/tlsoverlay/overlaytest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	settings := os.Getenv(benchServer)
+	if settings == "" {
+		goleak.VerifyTestMain(m)
+		return
+	}
+	if err := serveForBench(settings, os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
 
 var hospital = sync.OnceValues(func() (*pki.PKI, error) { return pki.New(pki.Options{}) })
 

@@ -118,8 +118,8 @@ func (r *Relay) direction(from, to *net.TCPConn, idle time.Duration, n *Counter,
 // run moves chunks until the source ends. Where it fails, it ends the other direction too.
 func (d *direction) run() error {
 	err := d.chunks()
-	if d.pipe != nil { // with bytes in it that nobody will have
-		d.pipe.close()
+	if d.pipe != nil {
+		d.pipes.drop(d.pipe)
 		d.pipe = nil
 	}
 	if err == nil {
