@@ -310,10 +310,8 @@ func (l *link) endorsementSession() (s tpm2.Session, end func(), err error) {
 // challengeFault names a challenge that is for another: its integrity value is
 // over a secret that only the endorsement key opens, and the attestation key's name.
 func challengeFault(err error) error {
-	for _, rc := range []tpm2.TPMRC{tpm2.TPMRCIntegrity, tpm2.TPMRCValue, tpm2.TPMRCSize, tpm2.TPMRCInsufficient, tpm2.TPMRCECCPoint, tpm2.TPMRCKey, tpm2.TPMRCNoResult} {
-		if errors.Is(err, rc) {
-			return &faultError{Foreign, "the challenge is for another TPM or another attestation key, or was changed: " + rc.Error()}
-		}
+	if isParameter(err) || errors.Is(err, tpm2.TPMRCNoResult) {
+		return &faultError{Foreign, "the challenge is for another TPM or another attestation key, or was changed: " + err.Error()}
 	}
 	return err
 }

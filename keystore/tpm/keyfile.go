@@ -139,14 +139,23 @@ func (l *link) load(parent *object, f *file) (*object, error) {
 	return &object{r.ObjectHandle, f.name, f.public}, nil
 }
 
-// loadFault tells a private area that is not of this parent from other trouble:
-// its integrity value is over the parent's secret, and so does not hold whether
-// the file is foreign or was changed.
+// loadFault names a file that the TPM takes exception to, which it does by the
+// number of a parameter. Foreign or changed cannot be told apart: the integrity
+// value of the private area is over a secret of the parent.
 func loadFault(err error) error {
-	for _, rc := range []tpm2.TPMRC{tpm2.TPMRCIntegrity, tpm2.TPMRCBinding, tpm2.TPMRCSize, tpm2.TPMRCInsufficient, tpm2.TPMRCValue, tpm2.TPMRCKey, tpm2.TPMRCAttributes, tpm2.TPMRCHash, tpm2.TPMRCType, tpm2.TPMRCECCPoint} {
-		if errors.Is(err, rc) {
-			return &faultError{Foreign, "the key file is not one of this TPM, or was changed: " + rc.Error()}
-		}
+	if isParameter(err) && !errors.Is(err, tpm2.TPMRCCurve) { // a curve is what the TPM lacks
+		return &faultError{Foreign, "the key file is not one of this TPM, or was changed: " + err.Error()}
 	}
 	return err
+}
+
+// isParameter reports whether an answer is about what was sent (Part 2, 6.6.3).
+func isParameter(err error) bool {
+	rc, ok := errors.AsType[tpm2.TPMRC](err)
+	var f tpm2.TPMFmt1Error
+	if !ok || !rc.As(&f) {
+		return false
+	}
+	is, _ := f.Parameter()
+	return is
 }

@@ -133,8 +133,8 @@ func (t *TPM) use(ctx context.Context, what string, f func(*link) error) error {
 	if t.closed {
 		return t.fault(what, errClosed)
 	}
-	opened, err := t.try(ctx, f)
-	if opened && isLost(err) && !errors.Is(err, errSilent) && ctx.Err() == nil {
+	reached, err := t.try(ctx, f)
+	if reached && isLost(err) && !errors.Is(err, errSilent) && ctx.Err() == nil {
 		t.o.Log.Warn("the TPM broke off and is opened again", "error", err)
 		_, err = t.try(ctx, f)
 	}
@@ -163,9 +163,9 @@ func (t *TPM) await(ctx context.Context) error {
 
 // try runs f on the link, which it opens where there is none. A link that is
 // lost is given up: nobody knows what is under way or loaded in it.
-func (t *TPM) try(ctx context.Context, f func(*link) error) (opened bool, err error) {
-	if err := t.open(ctx); err != nil {
-		return false, err
+func (t *TPM) try(ctx context.Context, f func(*link) error) (reached bool, err error) {
+	if reached, err = t.open(ctx); err != nil {
+		return reached, err
 	}
 	t.link.ctx = ctx
 	err = t.link.run(f)
@@ -200,15 +200,16 @@ func (l *link) run(f func(*link) error) (err error) {
 	return err
 }
 
-func (t *TPM) open(ctx context.Context) error {
+// open tells also whether there was anybody at the address.
+func (t *TPM) open(ctx context.Context) (reached bool, err error) {
 	if t.link != nil {
-		return nil
+		return true, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.o.Command)
+	dialling, cancel := context.WithTimeout(ctx, t.o.Command)
 	defer cancel()
-	conn, err := t.o.Dial(ctx, t.address)
+	conn, err := t.o.Dial(dialling, t.address)
 	if err != nil {
-		return &transportError{err}
+		return false, &transportError{err}
 	}
 	l := &link{conn: conn, ctx: ctx, o: &t.o, raw: isRaw(t.address)}
 	if t.o.Expect != nil {
@@ -216,10 +217,10 @@ func (t *TPM) open(ctx context.Context) error {
 	}
 	if err := l.run((*link).begin); err != nil {
 		_ = conn.Close()
-		return l.held(err)
+		return true, l.held(err)
 	}
 	t.link = l
-	return nil
+	return true, nil
 }
 
 // held tells a TPM that somebody else holds from one that hangs, as far as that

@@ -5,13 +5,14 @@ package swtpm
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -20,21 +21,26 @@ import (
 var ErrMissing = errors.New("swtpm is not installed: apt-get install swtpm")
 
 // An Emulator is a TPM that runs. What it holds is in its folder, and another
-// one that is started there is the same TPM after a power cycle.
+// one that is started there is the same TPM after a power cycle. It has one user
+// at a time; the next one waits until the connection is closed.
 type Emulator struct {
 	dir     string
 	address string
-	control string // network and address of the control channel
 	process *exec.Cmd
 	done    chan struct{}
 }
 
+const (
+	socket  = "tpm.sock"
+	control = socket + ".ctrl" // where libtss2 looks for the control channel
+)
+
 // Start starts a TPM whose state is in dir, which is made where it is missing,
 // on a unix socket in it. A path that is too long for a socket is an error.
 func Start(ctx context.Context, dir string) (*Emulator, error) {
-	socket := filepath.Join(dir, "tpm.sock")
-	return start(ctx, &Emulator{dir: dir, address: "unix:" + socket, control: "unix:" + socket + ".ctrl"},
-		"type=unixio,path="+socket, "type=unixio,path="+socket+".ctrl")
+	path := func(name string) string { return filepath.Join(dir, name) }
+	e := &Emulator{dir: dir, address: "unix:" + path(socket)}
+	return e.start(ctx, "type=unixio,path="+path(socket), "type=unixio,path="+path(control), "unix", path(control))
 }
 
 // StartTCP is Start on a free port of the loopback address.
@@ -43,12 +49,10 @@ func StartTCP(ctx context.Context, dir string) (*Emulator, error) {
 	if err != nil {
 		return nil, err
 	}
-	at := func(port int) (address, server string) {
-		return fmt.Sprintf("tcp:127.0.0.1:%d", port), fmt.Sprintf("type=tcp,bindaddr=127.0.0.1,port=%d", port)
-	}
-	address, server := at(port)
-	control, ctrl := at(port + 1)
-	return start(ctx, &Emulator{dir: dir, address: address, control: control}, server, ctrl)
+	const host = "127.0.0.1"
+	server := func(port int) string { return fmt.Sprintf("type=tcp,bindaddr=%s,port=%d", host, port) }
+	e := &Emulator{dir: dir, address: fmt.Sprintf("tcp:%s:%d", host, port)}
+	return e.start(ctx, server(port), server(port+1), "tcp", fmt.Sprintf("%s:%d", host, port+1))
 }
 
 // freePorts finds two in a row: libtss2 looks for the control channel behind
@@ -69,7 +73,7 @@ func freePorts() (int, error) {
 	return 0, errors.New("no two free ports in a row")
 }
 
-func start(ctx context.Context, e *Emulator, server, control string) (*Emulator, error) {
+func (e *Emulator) start(ctx context.Context, server, ctrl, network, address string) (*Emulator, error) {
 	path, err := exec.LookPath("swtpm")
 	if err != nil {
 		return nil, ErrMissing
@@ -80,38 +84,56 @@ func start(ctx context.Context, e *Emulator, server, control string) (*Emulator,
 	log := filepath.Join(e.dir, "swtpm.log")
 	e.done = make(chan struct{})
 	e.process = exec.Command(path, "socket", "--tpm2", "--tpmstate", "dir="+e.dir, "--server", server,
-		"--ctrl", control, "--flags", "not-need-init,startup-clear", "--log", "file="+log)
+		"--ctrl", ctrl, "--flags", "not-need-init,startup-clear", "--log", "file="+log)
 	e.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := e.process.Start(); err != nil {
 		return nil, fmt.Errorf("swtpm: %w", err)
 	}
 	go func() { _ = e.process.Wait(); close(e.done) }()
-	if err := e.await(ctx, log); err != nil {
+	if err := e.await(ctx, network, address); err != nil {
 		e.Stop()
-		return nil, err
+		text, _ := os.ReadFile(log)
+		return nil, fmt.Errorf("swtpm does not come up: %w: %s", err, text)
 	}
 	return e, nil
 }
 
-// await waits until the control socket answers; the other one serves a single
+// await waits until the control channel answers; the other one serves a single
 // user, whose place a trial would take.
-func (e *Emulator) await(ctx context.Context, log string) error {
+func (e *Emulator) await(ctx context.Context, network, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	for {
-		network, address, _ := strings.Cut(e.control, ":")
-		if c, err := net.Dial(network, address); err == nil {
-			return c.Close()
+		err := ask(ctx, network, address)
+		if err == nil {
+			return nil
 		}
 		select {
 		case <-e.done:
-			text, _ := os.ReadFile(log)
-			return fmt.Errorf("swtpm ended at once: %s", text)
+			return errors.New("it ended at once")
 		case <-ctx.Done():
-			return fmt.Errorf("swtpm does not come up: %w", ctx.Err())
+			return errors.Join(ctx.Err(), err)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
+}
+
+// ask has the emulator tell its capabilities, which it does when both channels
+// are open and the state is read.
+func ask(ctx context.Context, network, address string) error {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
+	const getCapability = 1 // CMD_GET_CAPABILITY, swtpm_ioctls(3)
+	if _, err := c.Write(binary.BigEndian.AppendUint32(nil, getCapability)); err != nil {
+		return err
+	}
+	_, err = io.ReadFull(c, make([]byte, 4))
+	return err
 }
 
 // Address is what gatewayd takes as tpm in [identity].
@@ -124,7 +146,7 @@ func (e *Emulator) Pid() int { return e.process.Process.Pid }
 func (e *Emulator) Stop() {
 	_ = e.process.Process.Kill()
 	<-e.done
-	for _, name := range []string{"tpm.sock", "tpm.sock.ctrl", ".lock"} {
+	for _, name := range []string{socket, control, ".lock"} {
 		_ = os.Remove(filepath.Join(e.dir, name))
 	}
 }
