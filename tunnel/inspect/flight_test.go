@@ -371,7 +371,11 @@ func TestServerHellosThatAreRefused(t *testing.T) {
 		{"TLS 1.3 that was not offered", func(tp *tape, _ *Rules) { tp.server.set(43, []byte{3, 4}) }, asRecorded, RuleVersion, "does not offer"},
 		{"TLS 1.1", func(tp *tape, _ *Rules) { tp.server.version = tls.VersionTLS11 }, asRecorded, RuleVersion, "TLS 1.1"},
 		{"a version to come", func(tp *tape, _ *Rules) { tp.server.version = 0x0305 }, asRecorded, RuleVersion, "0x0305"},
-		{"TLS 1.2 to a device of TLS 1.3", func(tp *tape, _ *Rules) { tp.hello.set(43, []byte{2, 3, 4}) }, func(tp *tape, _ *Rules) { tp.both() }, RuleVersion, "does not offer"},
+		{"TLS 1.2 to a device of TLS 1.3", func(tp *tape, _ *Rules) { tp.hello.set(43, []byte{2, 3, 4}) }, func(tp *tape, _ *Rules) {
+			tp.both()
+			clear(tp.server.random[24:]) // the mark of a platform that could do better
+			tp.resign(tp.key, 0x0403, tp.params(), tp.hello.random)
+		}, RuleVersion, "does not offer"},
 		{"TLS 1.2 as a HelloRetryRequest", func(tp *tape, _ *Rules) { tp.server.random = retryRandom[:] }, asRecorded, RuleFormat, "HelloRetryRequest"},
 		{"a downgrade", func(tp *tape, _ *Rules) {
 			tp.both()
