@@ -30,6 +30,9 @@ type Platform struct {
 	// StapleMaxAge refuses responses that are older; 0 is no limit but their own.
 	StapleMaxAge time.Duration
 
+	// TwoCertificates says that it has an RSA certificate beside its ECC one, and
+	// shows either as the device can take it: then both are judged.
+	TwoCertificates bool
 	// VerdictAge is for how long a good verdict of the gate lets further
 	// sessions pass; 0: each session has the platform judged after it arrived.
 	VerdictAge time.Duration

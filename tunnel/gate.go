@@ -42,7 +42,7 @@ type Verdict struct {
 	Err     error     // why it is not Good: a *tlspolicy.RefusalError or a *ReachError
 	Until   time.Time // of Good: when the first of the responses, or the certificate, ends
 	Version uint16    // of TLS, of Good
-	leaf    []byte    // DER, of Good
+	leaves  [][]byte  // DER, of Good
 }
 
 // A gateKey is what has to be the same for a verdict to count.
@@ -116,7 +116,7 @@ func (g *gate) policy(p Platform) (*tls.Config, error) {
 
 // sameJudge reports whether two settings lead to the same verdict.
 func sameJudge(a, b Platform) bool {
-	return a.Roots.Equal(b.Roots) && reflect.DeepEqual(a.Identity.Certificate, b.Identity.Certificate) && a.StapleMaxAge == b.StapleMaxAge
+	return a.Roots.Equal(b.Roots) && reflect.DeepEqual(a.Identity.Certificate, b.Identity.Certificate) && a.StapleMaxAge == b.StapleMaxAge && a.TwoCertificates == b.TwoCertificates
 }
 
 // configure takes new settings, which newGate has tried. What was judged by

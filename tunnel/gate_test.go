@@ -312,6 +312,47 @@ func TestAPlatformThatDeclinesTheGateway(t *testing.T) {
 	}
 }
 
+// A platform with an ECC and an RSA certificate shows either, and both are judged.
+func TestBothCertificatesOfAPlatformAreJudged(t *testing.T) {
+	if testing.Short() || raceDetector {
+		t.Skip("RSA keys take seconds")
+	}
+	p, err := twoSchemes()
+	must(t, err)
+	rsaOnly := func(w *ward) (*tls.Conn, error) {
+		config := w.deviceConfig(tls.VersionTLS12)
+		config.InsecureSkipVerify, config.CipherSuites = true, []uint16{tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384}
+		return w.connect(config)
+	}
+	for _, test := range []struct {
+		name, second string
+		both         bool
+		rsa, ecc     bool
+	}{
+		{"both", "rsa-platform", true, true, true},
+		{"both, and the gate is not told", "rsa-platform", false, false, true},
+		{"the RSA one is revoked", "rsa-platform-revoked", true, false, false},
+		{"there is no RSA one", "", true, false, false},
+	} {
+		f := newFarOf(t, p, face{second: test.second})
+		w := newWard(t, f, func(o *Options) { o.Config.Platforms[0].TwoCertificates = test.both })
+		c, err := rsaOnly(w)
+		if (err == nil) != test.rsa {
+			t.Errorf("%s: a device with RSA: %v", test.name, err)
+		}
+		if err == nil {
+			w.echo(c, "ping")
+		}
+		c, err = w.connect(w.deviceConfig(tls.VersionTLS12))
+		if (err == nil) != test.ecc {
+			t.Errorf("%s: a device with ECC: %v", test.name, err)
+		}
+		if err == nil {
+			w.echo(c, "ping")
+		}
+	}
+}
+
 // By each name that devices may ask for, the gate asks for the same.
 func TestTheGateAsksForTheNameOfTheSession(t *testing.T) {
 	f := newFar(t)

@@ -9,10 +9,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/bedside-gateway/gatewayd/tlsoverlay"
 	"github.com/bedside-gateway/gatewayd/tlspolicy"
 )
 
@@ -42,14 +44,45 @@ func (g *gate) contained(ctx context.Context, at netip.AddrPort) (v Verdict) {
 	return g.judge(ctx, at)
 }
 
-// judge makes one handshake with the platform: at an address, or where that is
-// the zero value, at what the name leads to. Nothing is sent over the session.
+// judge looks at the platform: at an address, or where that is the zero value,
+// at what the name leads to.
 func (g *gate) judge(ctx context.Context, at netip.AddrPort) Verdict {
+	g.mu.Lock()
+	p, config := g.platform, g.tls
+	g.mu.Unlock()
+	v := g.look(ctx, at, p, config.Clone())
+	if v.Result != Good || !p.TwoCertificates {
+		return v
+	}
+	other, err := onlyRSA(config)
+	if err != nil {
+		v.Result, v.Err = Refused, err
+		return v
+	}
+	second := g.look(ctx, v.Address, p, other)
+	second.At = v.At
+	if second.Result == Good {
+		second.leaves = append(v.leaves, second.leaves...)
+		second.Version = v.Version
+		if v.Until.Before(second.Until) {
+			second.Until = v.Until
+		}
+	}
+	return second
+}
+
+// onlyRSA offers what makes a platform show its RSA certificate.
+func onlyRSA(config *tls.Config) (*tls.Config, error) {
+	c := config.Clone()
+	c.MaxVersion = tls.VersionTLS12
+	suites := slices.DeleteFunc(tlspolicy.CMIIST().Suites, func(id uint16) bool { return !strings.Contains(tls.CipherSuiteName(id), "_RSA_") })
+	return c, tlsoverlay.SetCipherSuites(c, suites)
+}
+
+// look makes one handshake. Nothing is sent over the session.
+func (g *gate) look(ctx context.Context, at netip.AddrPort, p Platform, config *tls.Config) Verdict {
 	ctx, cancel := context.WithTimeout(ctx, g.s.o.GateTimeout)
 	defer cancel()
-	g.mu.Lock()
-	p, config := g.platform, g.tls.Clone()
-	g.mu.Unlock()
 	v := Verdict{Address: at, At: g.s.o.Now(), Result: Unreachable}
 	target := p.Connect
 	if at.IsValid() {
@@ -75,7 +108,7 @@ func (g *gate) judge(ctx context.Context, at netip.AddrPort) Verdict {
 		return v
 	}
 	state := conn.ConnectionState()
-	v.Result, v.Version, v.leaf = Good, state.Version, state.PeerCertificates[0].Raw
+	v.Result, v.Version, v.leaves = Good, state.Version, [][]byte{state.PeerCertificates[0].Raw}
 	g.s.running.Go(func() { goodbye(conn, raw) })
 	return v
 }

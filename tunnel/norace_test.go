@@ -2,4 +2,7 @@
 
 package tunnel
 
-const sessions = 500
+const (
+	sessions     = 500
+	raceDetector = false
+)

@@ -3,4 +3,7 @@
 package tunnel
 
 // sessions are fewer where handshakes take twenty times as long.
-const sessions = 60
+const (
+	sessions     = 60
+	raceDetector = true
+)

@@ -207,7 +207,7 @@ func (x *session) establish(ctx context.Context) error {
 	if v.Result != Good {
 		return errGateClosed{v.Err}
 	}
-	in.Expect([][]byte{v.leaf})
+	in.Expect(v.leaves)
 	if err := x.dial(ctx, v); err != nil {
 		return err
 	}

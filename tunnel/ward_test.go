@@ -36,7 +36,11 @@ func TestMain(m *testing.M) {
 	}
 }
 
-var hospital = sync.OnceValues(func() (*pki.PKI, error) { return pki.New(pki.Options{}) })
+var (
+	hospital = sync.OnceValues(func() (*pki.PKI, error) { return pki.New(pki.Options{}) })
+	// twoSchemes costs some seconds.
+	twoSchemes = sync.OnceValues(func() (*pki.PKI, error) { return pki.New(pki.Options{Schemes: []pki.Scheme{pki.ECC, pki.RSA}}) })
+)
 
 var loopback = netip.MustParsePrefix("127.0.0.0/8")
 
@@ -54,6 +58,7 @@ type face struct {
 	version  uint16             // 0 is as the client wishes
 	mute     bool               // it takes the connection and says nothing
 	hangUp   bool               // it closes at once
+	second   string             // another identity beside it
 }
 
 // A far is a simulated platform: it shows its faces one connection after the
@@ -79,6 +84,11 @@ func newFar(t testing.TB, faces ...face) *far {
 	overlaytest.Need(t)
 	p, err := hospital()
 	must(t, err)
+	return newFarOf(t, p, faces...)
+}
+
+func newFarOf(t testing.TB, p *pki.PKI, faces ...face) *far {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	f := &far{PKI: p, t: t, listener: l, faces: faces, open: map[net.Conn]struct{}{}}
@@ -178,6 +188,14 @@ func (f *far) config(one face) *tls.Config {
 	if name == "" {
 		name = "platform"
 	}
+	c := &tls.Config{Certificates: []tls.Certificate{f.stapled(name, one.staples)}, ClientAuth: tls.RequireAnyClientCert, MinVersion: one.version, MaxVersion: one.version}
+	if one.second != "" {
+		c.Certificates = append(c.Certificates, f.stapled(one.second, nil))
+	}
+	return c
+}
+
+func (f *far) stapled(name string, answers []responder.Answer) tls.Certificate {
 	id, err := f.Identity(name)
 	if err != nil {
 		panic(err)
@@ -186,10 +204,10 @@ func (f *far) config(one face) *tls.Config {
 	if err != nil {
 		panic(err)
 	}
-	if err := tlsoverlay.SetStaples(&id, responder.Staples(f.PKI, chain, one.staples)); err != nil {
+	if err := tlsoverlay.SetStaples(&id, responder.Staples(f.PKI, chain, answers)); err != nil {
 		panic(err)
 	}
-	return &tls.Config{Certificates: []tls.Certificate{id}, ClientAuth: tls.RequireAnyClientCert, MinVersion: one.version, MaxVersion: one.version}
+	return id
 }
 
 // A ward is a running tunnel with a platform behind it.
