@@ -8,7 +8,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,10 +25,12 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/bedside-gateway/gatewayd/drivers/intellivue/sim"
+	"github.com/bedside-gateway/gatewayd/internal/sim/ca"
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
 	"github.com/bedside-gateway/gatewayd/internal/sim/platform"
 	"github.com/bedside-gateway/gatewayd/internal/sim/swtpm"
 	"github.com/bedside-gateway/gatewayd/internal/status"
+	"github.com/bedside-gateway/gatewayd/keystore/attest/attesttest"
 	"github.com/bedside-gateway/gatewayd/observation"
 	"github.com/bedside-gateway/gatewayd/tlsoverlay/overlaytest"
 )
@@ -49,6 +54,8 @@ func TestMain(m *testing.M) {
 //	envsubst FILE            put the values of variables into a file
 //	first NAME               the first number of the last output's second line into $NAME
 //	swtpm NAME               an emulated TPM whose address is then in $NAME
+//	manufactured NAME        the same with the certificates of its maker
+//	authority NAME           a CA for that TPM, whose URL is then in $NAME
 //	issue CSR FILE EUI-64    the PKI's certificate for a request, with its issuing CA's
 //	leaf FILE FILE           the first certificate of a file
 //	reverse FILE FILE        the certificates of a file in reverse order
@@ -58,8 +65,8 @@ func TestCommandLine(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Condition: func(c string) (bool, error) {
-			if c == "swtpm" {
-				_, err := exec.LookPath("swtpm")
+			if c == "swtpm" || c == "swtpm_setup" {
+				_, err := exec.LookPath(c)
 				return err == nil || os.Getenv("NEED_SWTPM") != "", nil
 			}
 			return c == "shared" && os.Getenv("GATEWAY_SHARED") != "", nil
@@ -67,6 +74,7 @@ func TestCommandLine(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("SHARED", os.Getenv("GATEWAY_SHARED"))
 			e.Setenv("GORACE", "atexit_sleep_ms=5") // the race detector's default is a second for each command
+			e.Values[makers{}] = map[string]*attesttest.TPM{}
 			e.Values[platforms{}] = map[string]*platform.Platform{}
 			keys, err := pki.New(pki.Options{})
 			if err != nil {
@@ -77,7 +85,7 @@ func TestCommandLine(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "ready": ready, "condition": condition, "waiting": waiting, "platform": startPlatform, "stored": stored, "signal": signals, "answers": answers, "monitor": monitor, "envsubst": envsubst, "first": first,
-			"swtpm": startTPM, "issue": issue, "leaf": leafOf, "reverse": reverse, "both": both,
+			"swtpm": startTPM, "manufactured": manufactured, "authority": certifier, "issue": issue, "leaf": leafOf, "reverse": reverse, "both": both,
 		},
 	})
 }
@@ -231,6 +239,32 @@ func startTPM(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Defer(e.Stop)
 	ts.Setenv(args[0], e.Address())
+}
+
+// makers are the roots of the TPM's maker.
+type makers struct{}
+
+func manufactured(ts *testscript.TestScript, _ bool, args []string) {
+	t, err := attesttest.Start()
+	ts.Check(err)
+	ts.Defer(func() { t.Close() })
+	ts.Setenv(args[0], "unix:"+t.Socket)
+	ts.Value(makers{}).(map[string]*attesttest.TPM)["maker"] = t
+}
+
+func certifier(ts *testscript.TestScript, _ bool, args []string) {
+	maker := ts.Value(makers{}).(map[string]*attesttest.TPM)["maker"]
+	between := x509.NewCertPool()
+	between.AddCert(maker.Issuer)
+	s, err := ca.New(ca.Options{PKI: ts.Value(certificates{}).(*pki.PKI), Credentials: map[string]string{"ward": "bed side"}, EKRoots: maker.Roots, EKIntermediates: between})
+	ts.Check(err)
+	server := httptest.NewUnstartedServer(s)
+	server.TLS, err = s.TLS()
+	ts.Check(err)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	ts.Defer(server.Close)
+	ts.Setenv(args[0], server.URL)
 }
 
 func issue(ts *testscript.TestScript, _ bool, args []string) {

@@ -1,13 +1,17 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,12 +23,14 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/bedside-gateway/gatewayd/internal/enroll"
+	"github.com/bedside-gateway/gatewayd/internal/sim/ca"
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
 	"github.com/bedside-gateway/gatewayd/internal/sim/platform"
 	"github.com/bedside-gateway/gatewayd/internal/sim/swtpm"
 	"github.com/bedside-gateway/gatewayd/internal/status"
 	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/keystore/tpm"
+	"github.com/bedside-gateway/gatewayd/observation"
 )
 
 // A sealedHouse is a gateway with its key in a TPM, and a platform.
@@ -33,6 +39,8 @@ type sealedHouse struct {
 	tpmDir   string
 	emulator *swtpm.Emulator
 	platform *platform.Platform
+	// lifetime and age of the certificates that certify has issued; 0 is the usual.
+	lifetime, age time.Duration
 }
 
 func newSealedHouse(t *testing.T) *sealedHouse {
@@ -115,7 +123,7 @@ func (h *sealedHouse) certify(ca string) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	chain, err := h.pki.IssueDevice(ca, csr.PublicKey, pki.DefaultDevice, time.Now(), pki.DefaultLifetime)
+	chain, err := h.pki.IssueDevice(ca, csr.PublicKey, pki.DefaultDevice, time.Now().Add(-h.age), cmp.Or(h.lifetime, pki.DefaultLifetime))
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -205,6 +213,18 @@ func (h *sealedHouse) answers(condition string) status.Report {
 	return last
 }
 
+// settles delivers until one of the messages went out with the new certificate,
+// and the one before is gone with that.
+func (h *sealedHouse) settles() {
+	h.t.Helper()
+	value := 100
+	eventually(h.t, "the certificate before is gone", func() bool {
+		value++
+		h.delivers(value)
+		return h.slots().Previous == nil
+	})
+}
+
 // restart has the platform back after a Kill.
 func (h *sealedHouse) restart() {
 	h.t.Helper()
@@ -255,8 +275,7 @@ func TestANewCertificateIsTriedThenUsedAndTheOneBeforeGoes(t *testing.T) {
 		s := h.slots()
 		return s.Next == nil && s.Current != nil && !s.Current.Chain[0].Equal(before.Chain[0])
 	})
-	h.delivers(62)
-	eventually(t, "the certificate before is gone", func() bool { return h.slots().Previous == nil })
+	h.settles()
 	if n := h.platform.Counts().Refused; n != 0 {
 		t.Errorf("the platform refused %d sessions", n)
 	}
@@ -312,6 +331,79 @@ func TestTheCertificateBeforeComesBackWhenAllRefuseTheNewOne(t *testing.T) {
 		t.Error("another certificate is in use")
 	}
 	h.has(62)
+}
+
+// authority runs a CA that renews, and writes its address into the configuration.
+func (h *sealedHouse) authority(o ca.Options) {
+	h.t.Helper()
+	o.PKI = h.pki
+	s, err := ca.New(o)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(s)
+	if server.TLS, err = s.TLS(); err != nil {
+		h.t.Fatal(err)
+	}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	h.t.Cleanup(server.Close)
+	h.write(fmt.Sprintf("est_url = %q\nest_trust = \"pki/roots.pem\"\n", server.URL))
+}
+
+// aged is a certificate that has used up four fifths of its life.
+func (h *sealedHouse) aged(life time.Duration) {
+	h.t.Helper()
+	h.lifetime, h.age = life, life*4/5
+	h.enroll()
+	h.lifetime, h.age = 0, 0
+}
+
+func TestACertificateIsRenewedByItselfInTime(t *testing.T) {
+	h := newSealedHouse(t)
+	h.authority(ca.Options{})
+	h.start()
+	h.aged(pki.DefaultLifetime)
+	old := h.slots().Current.Chain[0]
+	eventually(t, "another certificate is in use", func() bool {
+		s := h.slots()
+		return s.Next == nil && !s.Current.Chain[0].Equal(old)
+	})
+	s := h.slots()
+	if keystore.Matches(old.PublicKey, s.Current.Chain[0]) {
+		t.Error("the renewed certificate is for the same key")
+	}
+	h.settles()
+	h.lacks("renewal-failing")
+}
+
+// A CA that has to think is asked again with the very same request.
+func TestARenewalThatIsPutOffIsSaidAndAskedForAgain(t *testing.T) {
+	h := newSealedHouse(t)
+	h.authority(ca.Options{Pending: 2, RetryAfter: time.Second})
+	h.start()
+	h.aged(pki.DefaultLifetime)
+	old := h.slots().Current.Chain[0]
+	h.raises("renewal-pending", "")
+	request := string(h.slots().Next.Request)
+	eventually(t, "another certificate is in use", func() bool {
+		s := h.slots()
+		if s.Next != nil && s.Next.Chain == nil && string(s.Next.Request) != request {
+			t.Fatal("another request is made")
+		}
+		return !s.Current.Chain[0].Equal(old)
+	})
+	h.lacks("renewal-pending")
+}
+
+func TestARenewalThatFailsIsSaidAndTheCertificateStays(t *testing.T) {
+	h := newSealedHouse(t)
+	h.authority(ca.Options{Authorised: []observation.EUI64{1}})
+	h.start()
+	h.aged(30 * 24 * time.Hour)
+	h.raises("renewal-failing", "")
+	h.raises(string(keystore.In7Days), "")
+	h.delivers(61)
 }
 
 func TestATPMThatIsAwayIsSaidAndMissedByNobodyUntilASessionNeedsIt(t *testing.T) {
