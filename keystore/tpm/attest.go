@@ -52,7 +52,7 @@ func attestationTemplate() tpm2.TPMTPublic {
 // Attest and Activate; a device key it cannot be.
 func (t *TPM) AttestationKey(ctx context.Context) (file []byte, err error) {
 	err = t.use(ctx, "make an attestation key", func(l *link) error {
-		file, err = l.create(attestationTemplate(), nil, keyfile.OIDLoadableKey, "gatewayd attestation key")
+		file, err = l.create(attestationTemplate(), nil, keyfile.OIDLoadableKey)
 		return err
 	})
 	return file, err

@@ -78,13 +78,13 @@ func (t *TPM) Create(ctx context.Context, kind Kind, b *Binding) (text []byte, e
 		if err != nil {
 			return err
 		}
-		text, err = l.create(template, nil, keyfile.OIDLoadableKey, "gatewayd device key")
+		text, err = l.create(template, nil, keyfile.OIDLoadableKey)
 		return err
 	})
 	return text, err
 }
 
-func (l *link) create(template tpm2.TPMTPublic, data []byte, kind []int, description string) ([]byte, error) {
+func (l *link) create(template tpm2.TPMTPublic, data []byte, kind []int) ([]byte, error) {
 	parent, err := l.parent()
 	if err != nil {
 		return nil, err
@@ -99,7 +99,7 @@ func (l *link) create(template tpm2.TPMTPublic, data []byte, kind []int, descrip
 	if err != nil {
 		return nil, err
 	}
-	return encode(kind, r.OutPublic, r.OutPrivate, description), nil
+	return encode(kind, r.OutPublic, r.OutPrivate), nil
 }
 
 // A Key is a key in the TPM: a crypto.Signer for exactly the algorithms that

@@ -30,9 +30,9 @@ type file struct {
 	bound   bool                      // to a policy
 }
 
-// encode makes a key file of an object under the storage key.
-func encode(kind asn1.ObjectIdentifier, public tpm2.TPM2BPublic, private tpm2.TPM2BPrivate, description string, more ...keyfile.TPMKeyOption) []byte {
-	more = append(more, keyfile.WithDescription(description))
+// encode makes a key file of an object under the storage key. It has no
+// description, with which tpm2-openssl up to 1.1 cannot read it.
+func encode(kind asn1.ObjectIdentifier, public tpm2.TPM2BPublic, private tpm2.TPM2BPrivate, more ...keyfile.TPMKeyOption) []byte {
 	return keyfile.NewTPMKey(kind, public, private, more...).Bytes()
 }
 

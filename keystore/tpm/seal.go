@@ -22,7 +22,7 @@ func (t *TPM) Seal(ctx context.Context, secret []byte, b *Binding) (text []byte,
 		}
 		err := b.apply(&template)
 		if err == nil {
-			text, err = l.create(template, secret, keyfile.OIDSealedKey, "gatewayd sealed secret")
+			text, err = l.create(template, secret, keyfile.OIDSealedKey)
 		}
 		return err
 	})

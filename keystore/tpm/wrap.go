@@ -63,7 +63,7 @@ func Wrap(parent []byte, key crypto.Signer) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wrapping the key: %w", err)
 	}
-	return encode(keyfile.OIDImportableKey, tpm2.New2B(*of), tpm2.TPM2BPrivate{Buffer: private}, "gatewayd device key",
+	return encode(keyfile.OIDImportableKey, tpm2.New2B(*of), tpm2.TPM2BPrivate{Buffer: private},
 		keyfile.WithSecret(tpm2.TPM2BEncryptedSecret{Buffer: secret})), nil
 }
 
@@ -130,7 +130,7 @@ func (t *TPM) Import(ctx context.Context, text []byte) (loadable []byte, err err
 		if err != nil {
 			return loadFault(err)
 		}
-		loadable = encode(keyfile.OIDLoadableKey, tpm2.New2B(f.public), r.OutPrivate, "gatewayd device key, imported")
+		loadable = encode(keyfile.OIDLoadableKey, tpm2.New2B(f.public), r.OutPrivate)
 		return nil
 	})
 	return loadable, err
