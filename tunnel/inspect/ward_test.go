@@ -196,8 +196,8 @@ func relay(t testing.TB, rules Rules, device, platform *tls.Config, s shape) *re
 	}
 	pumps.Go(func() { pump(gatewayNorth, gatewaySouth, i.Device, &r.toPlatformBefore) })
 	pumps.Go(func() { pump(gatewaySouth, gatewayNorth, i.Platform, &r.beforeDone) })
-	ends.Go(func() { r.device, r.deviceState = talk(tls.Client(deviceSide, device), true) })
-	ends.Go(func() { r.platform, r.platformState = talk(tls.Server(platformSide, platform), false) })
+	ends.Go(func() { r.deviceState, r.device = talk(tls.Client(deviceSide, device), true) })
+	ends.Go(func() { r.platformState, r.platform = talk(tls.Server(platformSide, platform), false) })
 	ends.Wait()
 	pumps.Wait()
 	r.verdict, r.done, r.hello = i.Verdict(), i.Done(), i.Hello()
@@ -205,28 +205,28 @@ func relay(t testing.TB, rules Rules, device, platform *tls.Config, s shape) *re
 }
 
 // talk shakes hands and exchanges a word.
-func talk(c *tls.Conn, first bool) (error, tls.ConnectionState) {
+func talk(c *tls.Conn, first bool) (tls.ConnectionState, error) {
 	defer c.NetConn().Close()
 	if err := c.Handshake(); err != nil {
-		return err, c.ConnectionState()
+		return c.ConnectionState(), err
 	}
 	word := make([]byte, 4)
 	if first {
 		if _, err := c.Write([]byte("ping")); err != nil {
-			return err, c.ConnectionState()
+			return c.ConnectionState(), err
 		}
 	}
 	if _, err := io.ReadFull(c, word); err != nil {
-		return err, c.ConnectionState()
+		return c.ConnectionState(), err
 	}
 	if !first {
 		if _, err := c.Write([]byte("pong")); err != nil {
-			return err, c.ConnectionState()
+			return c.ConnectionState(), err
 		}
 		// The device hangs up.
 		_, _ = io.Copy(io.Discard, c.NetConn())
 	}
-	return nil, c.ConnectionState()
+	return c.ConnectionState(), nil
 }
 
 // A reshaper reads in another shape than what was written.
