@@ -135,13 +135,17 @@ func classifyResponse(err error) Fault {
 		return Failing
 	case errors.Is(err, tpm2.TPMRCPolicyFail), errors.Is(err, tpm2.TPMRCPolicy), errors.Is(err, tpm2.TPMRCPCRChanged):
 		return Refused
-	case errors.Is(err, tpm2.TPMRCBadAuth), errors.Is(err, tpm2.TPMRCAuthFail), errors.Is(err, tpm2.TPMRCAuthMissing):
+	case isPassword(err):
 		return OwnerLocked
 	case errors.Is(err, tpm2.TPMRCCurve), errors.Is(err, tpm2.TPMRCScheme), errors.Is(err, tpm2.TPMRCCommandCode), errors.Is(err, tpm2.TPMRCAsymmetric),
 		errors.Is(err, tpm2.TPMRCHierarchy):
 		return Unable
 	}
 	return Other
+}
+
+func isPassword(err error) bool {
+	return errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) || errors.Is(err, tpm2.TPMRCAuthMissing)
 }
 
 // isAnswer reports whether an error says what the TPM said, or what we make of it.
@@ -151,10 +155,12 @@ func isAnswer(err error) bool {
 	return code || judged
 }
 
-// isLost reports whether what was loaded through a link is not there any more:
-// the transport broke, or the TPM was started anew or emptied by somebody else.
+// isLost reports whether what was loaded through a link is not there any more,
+// or not as we think it is: the transport broke, the TPM was started anew or
+// emptied by somebody else, or the two ends of the session have different keys,
+// which looks like a wrong password.
 func isLost(err error) bool {
-	if isDead(err) || errors.Is(err, tpm2.TPMRCInitialize) || errors.Is(err, tpm2.TPMRCHandle) || errors.Is(err, tpm2.TPMRCContextGap) {
+	if isDead(err) || isPassword(err) || errors.Is(err, tpm2.TPMRCInitialize) || errors.Is(err, tpm2.TPMRCHandle) || errors.Is(err, tpm2.TPMRCContextGap) {
 		return true
 	}
 	rc, _ := errors.AsType[tpm2.TPMRC](err)

@@ -239,16 +239,18 @@ func (k *Key) sign(ctx context.Context, digest []byte, o crypto.SignerOpts) (sig
 	if err != nil {
 		return nil, k.tpm.fault("sign", err)
 	}
+	var loaded bool
 	err = k.tpm.use(ctx, "sign", func(l *link) error {
 		if err := k.ensure(l); err != nil {
 			return err
 		}
+		loaded = true
 		begin := time.Now()
 		err := l.with(l.session, k.file, func(auth tpm2.Session, more ...tpm2.Session) error {
 			r, err := tpm2.Sign{KeyHandle: k.object().auth(auth), Digest: tpm2.TPM2BDigest{Buffer: digest}, InScheme: scheme,
 				Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull}}.Execute(l, more...)
 			if err != nil {
-				return keyFault(err)
+				return err
 			}
 			signature, err = encodeSignature(r.Signature)
 			return err
@@ -258,15 +260,10 @@ func (k *Key) sign(ctx context.Context, digest []byte, o crypto.SignerOpts) (sig
 		}
 		return err
 	})
-	return signature, err
-}
-
-// keyFault names a key whose file says that it has no password, and which has one.
-func keyFault(err error) error {
-	if errors.Is(err, tpm2.TPMRCAuthFail) || errors.Is(err, tpm2.TPMRCBadAuth) {
-		return &faultError{Foreign, "the key has a password, and nobody is there to type it"}
+	if loaded && FaultOf(err) == OwnerLocked {
+		return nil, k.tpm.fault("sign", &faultError{Foreign, "the key has a password, and nobody is there to type it"})
 	}
-	return err
+	return signature, err
 }
 
 // scheme is the signature scheme for a digest, and refuses what the key is not for.

@@ -27,7 +27,7 @@ type file struct {
 	name    tpm2.TPM2BName
 	private tpm2.TPM2BPrivate
 	secret  tpm2.TPM2BEncryptedSecret // of a file that is still to be imported
-	bound   bool                      // to a policy
+	bound   bool                      // to a policy, and to be used by nothing else
 }
 
 // encode makes a key file of an object under the storage key. It has no
@@ -73,7 +73,8 @@ func parse(text []byte, kind asn1.ObjectIdentifier) (f *file, err error) {
 	if err != nil {
 		return nil, damaged("has no name: %v", err)
 	}
-	return &file{public: *public, name: *name, private: k.Privkey, secret: k.Secret, bound: len(public.AuthPolicy.Buffer) > 0}, nil
+	return &file{public: *public, name: *name, private: k.Privkey, secret: k.Secret, 
+		bound: len(public.AuthPolicy.Buffer) > 0 && !public.ObjectAttributes.UserWithAuth}, nil
 }
 
 // PublicKey reads the public key of a key file, without a TPM. Errors have the
