@@ -92,6 +92,13 @@ type Route struct {
 	Default bool
 }
 
+// Check says what is wrong with a configuration, but for the certificates: New
+// and Update judge those too.
+func (c Config) Check() error {
+	_, err := c.complete()
+	return err
+}
+
 func (c Config) complete() (Config, error) {
 	c.Platforms, c.Listeners = slices.Clone(c.Platforms), slices.Clone(c.Listeners)
 	hosts := map[string]string{}

@@ -22,7 +22,7 @@ func (l *loader) checkIdentity(c *Config, f found) {
 		return
 	}
 	switch {
-	case i.Certificate == "" && i.Key == "" && len(c.Destinations) == 0:
+	case i.Certificate == "" && i.Key == "" && len(c.Destinations)+len(c.Tunnels) == 0:
 	case i.Certificate == "":
 		f.fault("certificate", "is missing; a platform takes no connection without one: name the PEM file of the gateway's certificate")
 	case i.Key == "":

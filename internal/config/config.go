@@ -49,6 +49,7 @@ type Config struct {
 	Destinations []Destination
 	Ports        []Port
 	Southbound   *Southbound // nil: nothing listens
+	Tunnels      []Tunnel
 	// Warnings are worth an operator's attention, and no reason to refuse the file.
 	Warnings []Problem
 }
@@ -82,6 +83,8 @@ type Identity struct {
 // A ServerIdentity is a certificate that devices see.
 type ServerIdentity struct {
 	Store           string // name of the store with its key in the TPM; empty: a file
+	KeyType         string // a tpm.Kind, of keys that are made for the store
+	Name            string // DNS name that certificates are requested for
 	Certificate     string
 	Key             string
 	InsecureFileKey bool

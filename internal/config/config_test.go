@@ -354,7 +354,7 @@ func TestTheServerForDevicesHasItsDefaultsAndTakesEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	identity := ServerIdentity{Certificate: "/etc/g/device.pem", Key: "/etc/g/device.key", InsecureFileKey: true}
+	identity := ServerIdentity{KeyType: "ecc-p256", Certificate: "/etc/g/device.pem", Key: "/etc/g/device.key", InsecureFileKey: true}
 	want := &Southbound{Listen: ":2575", Identities: []ServerIdentity{identity}, Trust: "/etc/g/roots.pem", CRLs: []string{}, Destinations: []string{},
 		Authorised: []string{"0123456789ABCDEF", "pump 7"}, MinTLS: "1.2", MaxConnections: 256, MaxPerDevice: 4, MaxMessage: 1 << 20,
 		HandshakeTimeout: 15 * time.Second, IdleTimeout: 10 * time.Minute, MessageTimeout: 30 * time.Second}
@@ -387,6 +387,8 @@ func TestFaultsOfTheServerForDevices(t *testing.T) {
 		"a file key":                  {"[[southbound.identity]]\ncertificate = \"device.pem\"\nkey = \"device.key\"\ninsecure_file_key = true", "[[southbound.identity]]\ncertificate = \"device.pem\"\nkey = \"device.key\"", "southbound.identity.key: a private key in a file can be copied"},
 		"a store beside a file":       {"[[southbound.identity]]\n", "[[southbound.identity]]\nstore = \"ecc\"\n", "southbound.identity.store: is there beside a key in a file"},
 		"the store of the gateway":    {"[[southbound.identity]]\ncertificate = \"device.pem\"\nkey = \"device.key\"\ninsecure_file_key = true", "[[southbound.identity]]\nstore = \"device\"", "southbound.identity.store: \"device\" is the gateway's own identity"},
+		"a store without a name":      {"[[southbound.identity]]\ncertificate = \"device.pem\"\nkey = \"device.key\"\ninsecure_file_key = true", "[[southbound.identity]]\nstore = \"ecc\"", "southbound.identity.name: is missing; name the host"},
+		"a name that is none":         {"[[southbound.identity]]\ncertificate = \"device.pem\"\nkey = \"device.key\"\ninsecure_file_key = true", "[[southbound.identity]]\nstore = \"ecc\"\nname = \"a b\"", "southbound.identity.name: \"a b\" is no host name"},
 		"nobody authorised":           {"[\"01-23-45-67-89-ab-cd-ef\", \"pump 7\"]", "[]", "southbound.authorised: is empty, so that no device could connect"},
 		"authorised is missing":       {"authorised =", "authorized =", "southbound.authorized: there is no such key; did you mean authorised?"},
 		"a device twice":              {"\"pump 7\"", "\"0123456789abcdef\"", "southbound.authorised: entry 2, \"0123456789ABCDEF\", is there twice"},

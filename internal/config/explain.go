@@ -27,6 +27,8 @@ func Entries() []Entry {
 	all = append(all, entries("[[destination]]", "destination.", destinationKeys)...)
 	all = append(all, entries("[southbound]", "southbound.", southboundKeys)...)
 	all = append(all, entries("[[southbound.identity]]", "southbound.identity.", southIdentityKeys)...)
+	all = append(all, entries("[[tunnel]]", "tunnel.", tunnelKeys)...)
+	all = append(all, entries("[[tunnel.platform]]", "tunnel.platform.", tunnelPlatformKeys)...)
 	all = append(all, entries("[[port]]", "port.", portKeys)...)
 	all = append(all, entries("[port.location]", "port.location.", locationKeys)...)
 	return append(all, Entry{Section: "[port.options]", Key: "port.options", Kind: "section",

@@ -164,6 +164,10 @@ var southboundKeys = section[Southbound]{
 var southIdentityKeys = section[ServerIdentity]{
 	{"store", "", false, func(i *ServerIdentity) kind { return optional(label(&i.Store)) },
 		"The name of a key in the TPM with its certificate, as in gatewayd enroll init --store NAME. There is one section for an ECC and one for an RSA certificate; without one of them, devices of that scheme cannot connect."},
+	{"key_type", "ecc-p256", false, func(i *ServerIdentity) kind { return choice(&i.KeyType, "ecc-p256", "ecc-p384", "rsa-2048") },
+		"The kind of key that gatewayd enroll makes for the store. Devices of the RSA scheme want rsa-2048."},
+	{"name", "", false, func(i *ServerIdentity) kind { return optional(hostName(&i.Name)) },
+		"The DNS name that devices find this server by, which its certificate is requested for."},
 	{"certificate", "", false, func(i *ServerIdentity) kind { return path(&i.Certificate) },
 		"The PEM file of a certificate that devices see, followed by its issuing certificates. Only with insecure_file_key, in place of store."},
 	{"key", "", false, func(i *ServerIdentity) kind { return path(&i.Key) },

@@ -156,13 +156,14 @@ func (l *loader) nested(n *node, name, prefix string) []*node {
 
 func (l *loader) config(root *node) *Config {
 	c := &Config{Path: l.path}
-	read(l, root, "", rootKeys, c, "gateway", "identity", "spool", "destination", "port", "southbound")
+	read(l, root, "", rootKeys, c, "gateway", "identity", "spool", "destination", "port", "southbound", "tunnel")
 	read(l, l.table(root, "gateway", ""), "gateway.", gatewayKeys, &c.Gateway)
 	identity := read(l, l.table(root, "identity", ""), "identity.", identityKeys, &c.Identity)
 	read(l, l.table(root, "spool", ""), "spool.", spoolKeys, &c.Spool)
 	l.destinations(c, root)
 	l.ports(c, root)
 	l.southbound(c, root)
+	l.tunnels(c, root)
 	l.checkIdentity(c, identity)
 	return c
 }
@@ -176,7 +177,7 @@ func (l *loader) destinations(c *Config, root *node) {
 		l.checkDestination(f, &d)
 		c.Destinations = append(c.Destinations, d)
 	}
-	if len(seen) == 0 && !l.failed() {
+	if len(seen) == 0 && root.table["tunnel"] == nil && !l.failed() {
 		l.warn(root.at, "destination", "there is none, so nothing is kept or sent; add a [[destination]] section")
 	}
 }
@@ -192,7 +193,7 @@ func (l *loader) ports(c *Config, root *node) {
 		l.checkPort(f, &p)
 		c.Ports = append(c.Ports, p)
 	}
-	if len(seen) == 0 && root.table["southbound"] == nil && !l.failed() {
+	if len(seen) == 0 && root.table["southbound"] == nil && root.table["tunnel"] == nil && !l.failed() {
 		l.warn(root.at, "port", "there is none, so nothing is read; add a [[port]] section")
 	}
 }

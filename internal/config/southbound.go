@@ -49,6 +49,8 @@ func (l *loader) southIdentity(f found, i *ServerIdentity) bool {
 		f.fault("store", "is there beside a key in a file; take one of them out")
 	case i.Store == "device":
 		f.fault("store", `"device" is the gateway's own identity, which platforms see; give the server a store of its own`)
+	case i.Store != "" && i.Name == "":
+		f.fault("name", "is missing; name the host that devices find this server by: its certificate is requested for that")
 	case i.Store != "":
 		return true
 	case i.Certificate == "":

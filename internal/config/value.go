@@ -314,6 +314,17 @@ func tpmAddress(p *string) kind {
 	})
 }
 
+// hostName is the name of a machine.
+func hostName(p *string) kind {
+	return ofText("host name", `"gateway-7.ward.example"`, func(_ *loader, s string) error {
+		if !validHost(s) {
+			return fmt.Errorf("%.80q is no host name; write one such as gateway-7.ward.example", s)
+		}
+		*p = s
+		return nil
+	})
+}
+
 // estURL is the address of an EST server (RFC 7030, section 3.2.2).
 func estURL(p *string) kind {
 	return optional(ofText("https URL", `"https://ca.example"`, func(_ *loader, s string) error {
