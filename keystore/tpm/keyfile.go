@@ -73,7 +73,7 @@ func parse(text []byte, kind asn1.ObjectIdentifier) (f *file, err error) {
 	if err != nil {
 		return nil, damaged("has no name: %v", err)
 	}
-	return &file{public: *public, name: *name, private: k.Privkey, secret: k.Secret, 
+	return &file{public: *public, name: *name, private: k.Privkey, secret: k.Secret,
 		bound: len(public.AuthPolicy.Buffer) > 0 && !public.ObjectAttributes.UserWithAuth}, nil
 }
 

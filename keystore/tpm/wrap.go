@@ -58,7 +58,7 @@ func Wrap(parent []byte, key crypto.Signer) ([]byte, error) {
 		return nil, err
 	}
 	plain := tpm2.Marshal(*sensitive)
-	defer clear(plain)
+	defer clear(plain) // the key itself is the caller's, and package tpm2 has a copy in a buffer of its own
 	private, secret, err := tpm2.CreateDuplicate(rand.Reader, to, name.Buffer, plain)
 	if err != nil {
 		return nil, fmt.Errorf("wrapping the key: %w", err)
