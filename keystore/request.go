@@ -8,32 +8,44 @@ import (
 	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 
 	"github.com/bedside-gateway/gatewayd/observation"
 )
 
-// Request makes a certificate signing request (RFC 2986, PEM) whose subject is
-// the device identifier as the common name and nothing else: it is what
-// platforms authorise (A8, requirement 8 of the specification). The key signs it.
-func Request(key crypto.Signer, id observation.EUI64) ([]byte, error) {
-	der, err := RequestDER(key, id)
-	if err != nil {
-		return nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
+// A Subject is whom a certificate is requested for: a device by its EUI-64, which
+// is what platforms authorise (A8, requirement 8 of the specification), or a
+// server for devices by its DNS name.
+type Subject struct {
+	Device observation.EUI64
+	Server string
 }
 
-// RequestDER is Request in DER.
-func RequestDER(key crypto.Signer, id observation.EUI64) ([]byte, error) {
-	if id == 0 {
-		return nil, fmt.Errorf("the gateway has no EUI-64 to request a certificate for: set eui64 in [gateway]")
+// CommonName is the one that the certificate has to have.
+func (s Subject) CommonName() string {
+	if s.Server != "" {
+		return s.Server
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: id.String()}}, key)
+	return s.Device.String()
+}
+
+// Request makes a certificate signing request (RFC 2986, PEM). The common name is
+// all that the subject has; a server's name stands among the subject's alternative
+// names as well. The key signs it.
+func Request(key crypto.Signer, s Subject) ([]byte, error) {
+	if s == (Subject{}) {
+		return nil, errors.New("the gateway has no EUI-64 to request a certificate for: set eui64 in [gateway]")
+	}
+	t := &x509.CertificateRequest{Subject: pkix.Name{CommonName: s.CommonName()}}
+	if s.Server != "" {
+		t.DNSNames = []string{s.Server}
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, t, key)
 	if err != nil {
 		return nil, fmt.Errorf("certificate request: %w", err)
 	}
-	return der, nil
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
 }
 
 // Mark is a short name of a public key, to compare by eye: the first eight

@@ -256,7 +256,7 @@ func TestAPowerCutAtAnyStepLeavesSlotsWhole(t *testing.T) {
 }
 
 func TestARequestHasTheDeviceIdentifierAndNothingElse(t *testing.T) {
-	text, err := Request(newKey(t), pki.DefaultDevice)
+	text, err := Request(newKey(t), Subject{Device: pki.DefaultDevice})
 	must(t, err)
 	block, _ := pem.Decode(text)
 	csr, err := x509.ParseCertificateRequest(block.Bytes)
@@ -265,7 +265,15 @@ func TestARequestHasTheDeviceIdentifierAndNothingElse(t *testing.T) {
 	if got := csr.Subject.String(); got != "CN=0123456789ABCDEF" || len(csr.Extensions) != 0 {
 		t.Errorf("subject %s, extensions %v", got, csr.Extensions)
 	}
-	if _, err := Request(newKey(t), 0); err == nil {
+	text, err = Request(newKey(t), Subject{Server: "gateway.test"})
+	must(t, err)
+	block, _ = pem.Decode(text)
+	csr, err = x509.ParseCertificateRequest(block.Bytes)
+	must(t, err)
+	if got := csr.Subject.String(); got != "CN=gateway.test" || len(csr.DNSNames) != 1 || csr.DNSNames[0] != "gateway.test" {
+		t.Errorf("subject %s, names %v", got, csr.DNSNames)
+	}
+	if _, err := Request(newKey(t), Subject{}); err == nil {
 		t.Error("a gateway without an EUI-64 requests a certificate")
 	}
 }

@@ -157,7 +157,7 @@ func (e *enrolling) statusCommand() *cobra.Command {
 }
 
 func writeStatus(w io.Writer, o *office, s enroll.Status) error {
-	fmt.Fprintf(w, "gateway %s, TPM %s", o.ID, o.tpm.Address())
+	fmt.Fprintf(w, "%s, TPM %s", o.Subject.CommonName(), o.tpm.Address())
 	switch {
 	case s.TPM != nil:
 		fmt.Fprintf(w, " (%s %s)\n", s.TPM.Manufacturer, s.TPM.Firmware)

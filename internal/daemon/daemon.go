@@ -99,22 +99,24 @@ type Daemon struct {
 
 	reloading sync.Mutex // held by Reload and by the end
 
-	mu           sync.Mutex
-	config       *config.Config
-	identity     identity
-	ports        []*portUnit
-	destinations []*destinationUnit
-	southbound   *southUnit // nil: none
-	southMissing error      // why there is none although there should be
-	leaving      []*lane    // that a reload took off, and that may not have ended yet
-	ready, ended bool
-	reloads      map[string]uint64
-	reloadFault  string
-	reloadedAt   time.Time
-	restart      []string // keys that changed and need one
-	simulated    map[string]change
-	conditions   map[string]bool // that are logged
-	line         string          // that systemd shows
+	mu            sync.Mutex
+	config        *config.Config
+	identity      identity
+	ports         []*portUnit
+	destinations  []*destinationUnit
+	southbound    *southUnit  // nil: none
+	southMissing  error       // why there is none although there should be
+	tunnel        *tunnelUnit // nil: none yet
+	tunnelMissing error       // as southMissing
+	leaving       []*lane     // that a reload took off, and that may not have ended yet
+	ready, ended  bool
+	reloads       map[string]uint64
+	reloadFault   string
+	reloadedAt    time.Time
+	restart       []string // keys that changed and need one
+	simulated     map[string]change
+	conditions    map[string]bool // that are logged
+	line          string          // that systemd shows
 }
 
 // New opens the spool and the status socket and makes everything that the
@@ -193,6 +195,7 @@ func (d *Daemon) open(c *config.Config) error {
 		return &ConfigError{err}
 	}
 	d.identity, d.ports, d.destinations, d.southbound = p.identity, p.ports, p.destinations, p.southbound
+	d.adoptTunnel(p.tunnel, false)
 	for _, u := range p.ports {
 		u.lanes.Store(ref(p.lanes[u]))
 	}
@@ -273,6 +276,9 @@ func (d *Daemon) begin() {
 	if d.southbound != nil {
 		d.southbound.start(d.last)
 	}
+	if d.tunnel != nil {
+		d.tunnel.start(d.last)
+	}
 	if d.watch != nil {
 		d.watch.start(d.last)
 	}
@@ -328,10 +334,13 @@ func (d *Daemon) shutdown() {
 	defer stop.Stop()
 	d.mu.Lock()
 	d.ready, d.ended = false, true
-	ports, destinations, leaving, south := d.ports, d.destinations, d.leaving, d.southbound
+	ports, destinations, leaving, south, carrier := d.ports, d.destinations, d.leaving, d.southbound, d.tunnel
 	d.mu.Unlock()
 	if south != nil {
 		south.stop()
+	}
+	if carrier != nil {
+		carrier.stop()
 	}
 	end(leaving...)
 	end(ports...)
@@ -340,6 +349,9 @@ func (d *Daemon) shutdown() {
 	}
 	if south != nil {
 		end(south)
+	}
+	if carrier != nil {
+		end(carrier)
 	}
 	end(destinations...)
 	d.log.Info("gatewayd ends", "waiting", d.waiting())

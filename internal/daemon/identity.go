@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -156,8 +157,24 @@ func (d *Daemon) openTPM(c *config.Config) (err error) {
 		return &ConfigError{err}
 	}
 	d.watch.read()
-	d.watch.stamp = d.watch.applicant.Store.Stamp()
+	d.watch.stamp = d.watch.stampsOf(c)
 	return nil
+}
+
+// stamps change when any of the stores does.
+func (u *identityUnit) stamps() string { return u.stampsOf(u.d.configuration()) }
+
+func (u *identityUnit) stampsOf(c *config.Config) string {
+	all := u.applicant.Store.Stamp()
+	if c.Southbound == nil {
+		return all
+	}
+	for _, i := range c.Southbound.Identities {
+		if i.Store != "" {
+			all += i.Store + keystore.Open(filepath.Join(enroll.Home(c), i.Store)).Stamp()
+		}
+	}
+	return all
 }
 
 func (u *identityUnit) stop()                  { u.cancel() }
@@ -243,7 +260,7 @@ func (u *identityUnit) read() keystore.Slots {
 
 // adopt goes over to the certificate in the current slot, if the slots changed.
 func (u *identityUnit) adopt(sure bool) {
-	stamp := u.applicant.Store.Stamp()
+	stamp := u.stamps()
 	u.mu.Lock()
 	changed := stamp != u.stamp
 	u.stamp = stamp

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -41,6 +42,7 @@ type sealedHouse struct {
 	platform *platform.Platform
 	// lifetime and age of the certificates that certify has issued; 0 is the usual.
 	lifetime, age time.Duration
+	more          string // of the configuration
 }
 
 func newSealedHouse(t *testing.T) *sealedHouse {
@@ -89,7 +91,7 @@ func (h *sealedHouse) write(identity string) {
 	h.t.Helper()
 	text := fmt.Sprintf("[gateway]\nname = \"GW\"\neui64 = %q\nstate_dir = \"state\"\nstatus_socket = \"s.sock\"\n[identity]\ntpm = \"unix:%s/tpm.sock\"\n%s\n"+
 		"[[destination]]\nname = \"platform\"\naddress = \"platform.test:2575\"\nconnect = %q\ntrust = \"pki/roots.pem\"\ninterval = \"0s\"\nconnect_timeout = \"2s\"\n[[port]]\n%s\n",
-		pki.DefaultDevice.String(), h.tpmDir, identity, h.platform.Address(), onePort(1))
+		pki.DefaultDevice.String(), h.tpmDir, identity, h.platform.Address(), onePort(1)) + h.more
 	if err := os.WriteFile(filepath.Join(h.dir, "g.toml"), []byte(text), 0o600); err != nil {
 		h.t.Fatal(err)
 	}
@@ -127,11 +129,7 @@ func (h *sealedHouse) certify(ca string) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	var b strings.Builder
-	for _, c := range chain {
-		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
-	}
-	if _, err := a.Install([]byte(b.String())); err != nil {
+	if _, err := a.Install(inPEM(chain)); err != nil {
 		h.t.Fatal(err)
 	}
 }
@@ -404,6 +402,105 @@ func TestARenewalThatFailsIsSaidAndTheCertificateStays(t *testing.T) {
 	h.raises("renewal-failing", "")
 	h.raises(string(keystore.In7Days), "")
 	h.delivers(61)
+}
+
+// A5, A11: both keys of the server for devices are in the TPM as well.
+func TestTheServerForDevicesHasItsKeysInTheTPM_A5_A11(t *testing.T) {
+	h := newSealedHouse(t)
+	h.more = `[southbound]
+listen = "127.0.0.1:2575"
+trust = "pki/roots.pem"
+authorised = ["0123456789ABCDEF"]
+crls = ["pki/ecc-root.crl", "pki/ecc-issuing.crl"]
+[[southbound.identity]]
+store = "server-ecc"
+name = "gateway.test"
+[[southbound.identity]]
+store = "server-rsa"
+name = "gateway.test"
+key_type = "rsa-2048"
+`
+	address := make(chan string, 4)
+	h.options.Listen = func(string) (net.Listener, error) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err == nil {
+			address <- l.Addr().String()
+		}
+		return l, err
+	}
+	h.write("")
+	h.start()
+	h.raises("southbound-not-enrolled", "")
+	h.enroll()
+	c, err := h.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, store := range []string{"server-ecc", "server-rsa"} {
+		a, err := enroll.New(c, store, h.daemon.tpm, time.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.Init(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		text, err := a.Request(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode(text)
+		csr, err := x509.ParseCertificateRequest(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wrong, err := h.pki.CertifyServer("ecc-issuing", csr.PublicKey, []string{"other.test"}, time.Now(), pki.DefaultLifetime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.Install(inPEM(wrong)); err == nil || !strings.Contains(err.Error(), "devices find this server as gateway.test") {
+			t.Errorf("a certificate of another server: %v", err)
+		}
+		chain, err := h.pki.CertifyServer("ecc-issuing", csr.PublicKey, csr.DNSNames, time.Now(), pki.DefaultLifetime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.Install(inPEM(chain)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the server has both certificates", func() bool {
+		r := h.daemon.Report()
+		return r.Southbound != nil && r.Southbound.Address != "" && len(r.Southbound.Certificates) == 2
+	})
+	h.lacks("southbound-not-enrolled")
+	for suite, scheme := range map[uint16]x509.PublicKeyAlgorithm{tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384: x509.ECDSA, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384: x509.RSA} {
+		device, err := h.pki.Identity("device")
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := &tls.Config{RootCAs: h.pki.Roots(), ServerName: "gateway.test", Certificates: []tls.Certificate{device}, MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{suite}}
+		eventually(t, "a session with "+tls.CipherSuiteName(suite), func() bool {
+			for len(address) > 1 {
+				<-address
+			}
+			at := <-address
+			address <- at
+			session, err := tls.Dial("tcp", at, config)
+			if err != nil {
+				return false
+			}
+			defer session.Close()
+			return session.ConnectionState().PeerCertificates[0].PublicKeyAlgorithm == scheme
+		})
+	}
+}
+
+func inPEM(chain []*x509.Certificate) []byte {
+	var b bytes.Buffer
+	for _, c := range chain {
+		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // a buffer takes all
+	}
+	return b.Bytes()
 }
 
 func TestATPMThatIsAwayIsSaidAndMissedByNobodyUntilASessionNeedsIt(t *testing.T) {

@@ -19,6 +19,7 @@ type plan struct {
 	ports        []*portUnit
 	lanes        map[*portUnit][]*lane
 	southbound   *southUnit // nil: none
+	tunnel       tunnelPlan
 }
 
 // plan makes the parts of a configuration, and takes those over that do not change.
@@ -44,6 +45,9 @@ func (d *Daemon) plan(c *config.Config) (*plan, error) {
 		if p.lanes[u], err = d.planLanes(c, u, t); err != nil {
 			return nil, err
 		}
+	}
+	if p.tunnel, err = d.planTunnel(c, p.identity); err != nil {
+		return nil, err
 	}
 	// The last, for it holds files: nothing can fail after it.
 	if p.southbound, err = d.planSouthbound(c); err != nil {
@@ -197,6 +201,7 @@ func (d *Daemon) swap(c *config.Config, p *plan) {
 	for _, u := range newPorts {
 		u.start(d.last)
 	}
+	d.adoptTunnel(p.tunnel, true)
 	if was := d.southbound; was != p.southbound {
 		d.southbound = p.southbound
 		if p.southbound != nil {

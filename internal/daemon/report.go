@@ -42,6 +42,10 @@ func (d *Daemon) Report() status.Report {
 		r.Southbound = u.report()
 		c.southbound(u, r.Southbound)
 	}
+	if u := d.tunnel; u != nil {
+		r.Tunnel = u.report()
+		c.tunnel(r.Tunnel)
+	}
 	if d.watch != nil {
 		d.watch.report(&r)
 		d.watch.raise(&c)
@@ -265,6 +269,9 @@ func left(d time.Duration) string {
 }
 
 func (c *conditions) certificate() {
+	if err := c.daemon.tunnelMissing; err != nil {
+		c.raise(status.Degraded, "tunnel-not-enrolled", "", time.Time{}, "The gateway has no certificate to judge platforms with, so that no session passes the tunnel.", sentence(err.Error()))
+	}
 	if err := c.daemon.southMissing; err != nil {
 		c.raise(status.Degraded, "southbound-not-enrolled", "", time.Time{}, "The server for devices has no certificate, so that none can connect.", sentence(err.Error()))
 	}

@@ -21,7 +21,6 @@ import (
 
 	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/keystore/tpm"
-	"github.com/bedside-gateway/gatewayd/observation"
 )
 
 // Dir is the folder of the stores below the state folder.
@@ -36,7 +35,7 @@ type Applicant struct {
 	Home    string // folder of the stores
 	Store   *keystore.Store
 	TPM     *tpm.TPM
-	ID      observation.EUI64
+	Subject keystore.Subject // whom certificates are requested for
 	Kind    tpm.Kind
 	Binding *tpm.Binding // nil: keys are bound to no state of the platform
 	Now     func() time.Time
@@ -98,7 +97,7 @@ func (a *Applicant) NewKey(ctx context.Context) (Outcome, error) {
 }
 
 func (a *Applicant) keep(key crypto.Signer, text []byte) (Outcome, error) {
-	request, err := keystore.Request(key, a.ID)
+	request, err := keystore.Request(key, a.Subject)
 	if err == nil {
 		err = a.Store.AddKey(text, request)
 	}
@@ -143,7 +142,7 @@ func (a *Applicant) Request(ctx context.Context) ([]byte, error) {
 
 // request is the one that is kept, if it has the name that the gateway has now.
 func (a *Applicant) request(ctx context.Context, slot *keystore.Slot) ([]byte, error) {
-	if csr, err := parseRequest(slot.Request); err == nil && csr.Subject.CommonName == a.ID.String() {
+	if csr, err := parseRequest(slot.Request); err == nil && csr.Subject.CommonName == a.Subject.CommonName() {
 		return slot.Request, nil
 	}
 	key, err := a.TPM.Load(ctx, slot.KeyFile)
@@ -151,7 +150,7 @@ func (a *Applicant) request(ctx context.Context, slot *keystore.Slot) ([]byte, e
 		return nil, err
 	}
 	defer key.Release(ctx)
-	return keystore.Request(key, a.ID)
+	return keystore.Request(key, a.Subject)
 }
 
 func parseRequest(text []byte) (*x509.CertificateRequest, error) {

@@ -127,8 +127,10 @@ func follow(leaf *x509.Certificate, all []*x509.Certificate) []*x509.Certificate
 func (a *Applicant) judge(chain []*x509.Certificate) error {
 	leaf := chain[0]
 	switch {
-	case a.Store.Dir() == a.storeDir(Device) && leaf.Subject.CommonName != a.ID.String():
-		return fmt.Errorf("the certificate has the common name %q, and platforms know this gateway as %s (eui64 in [gateway]): have it issued for that", leaf.Subject.CommonName, a.ID)
+	case a.Subject.Server != "" && leaf.VerifyHostname(a.Subject.Server) != nil:
+		return fmt.Errorf("the certificate is for %q, and devices find this server as %s (name in [[southbound.identity]]): have it issued for that", leaf.Subject.CommonName, a.Subject.Server)
+	case a.Subject.Server == "" && leaf.Subject.CommonName != a.Subject.CommonName():
+		return fmt.Errorf("the certificate has the common name %q, and platforms know this gateway as %s (eui64 in [gateway]): have it issued for that", leaf.Subject.CommonName, a.Subject.CommonName())
 	case len(chain) < 2:
 		return fmt.Errorf("the certificate of the issuing CA, %q, is missing: put it into the same file", leaf.Issuer)
 	case a.Now().After(leaf.NotAfter):

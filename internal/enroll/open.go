@@ -38,13 +38,33 @@ func OpenTPM(c *config.Config, o tpm.Options) (*tpm.TPM, error) {
 	return tpm.Open(c.Identity.TPM, o), nil
 }
 
-// New is the applicant with a store of a configuration.
+// New is the applicant with a store of a configuration: Device, or one that a
+// [[southbound.identity]] names.
 func New(c *config.Config, store string, t *tpm.TPM, now func() time.Time) (*Applicant, error) {
 	a := &Applicant{Home: Home(c), Store: keystore.Open(filepath.Join(Home(c), store)), TPM: t,
-		ID: c.Gateway.EUI64, Kind: tpm.Kind(c.Identity.KeyType), Now: now}
+		Subject: keystore.Subject{Device: c.Gateway.EUI64}, Kind: tpm.Kind(c.Identity.KeyType), Now: now}
+	if store != Device {
+		i, err := server(c, store)
+		if err != nil {
+			return nil, err
+		}
+		a.Subject, a.Kind = keystore.Subject{Server: i.Name}, tpm.Kind(i.KeyType)
+	}
 	var err error
 	a.Binding, err = Binding(c)
 	return a, err
+}
+
+// server is the identity of the server for devices that has a store.
+func server(c *config.Config, store string) (config.ServerIdentity, error) {
+	if c.Southbound != nil {
+		for _, i := range c.Southbound.Identities {
+			if i.Store == store {
+				return i, nil
+			}
+		}
+	}
+	return config.ServerIdentity{}, fmt.Errorf("there is no store %q: add a [[southbound.identity]] with store = %q to the configuration", store, store)
 }
 
 // Binding is what new keys and secrets are bound to; nil is nothing.

@@ -6,7 +6,6 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/keystore"
@@ -111,5 +110,3 @@ func next(slots keystore.Slots, now time.Time) string {
 	}
 	return "Have the certificate renewed: gatewayd enroll renew, or gatewayd enroll csr and gatewayd enroll install FILE."
 }
-
-func (a *Applicant) storeDir(name string) string { return filepath.Join(a.Home, name) }

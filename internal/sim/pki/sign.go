@@ -42,9 +42,7 @@ func (p *PKI) IssueServer(ca string, names []string, now time.Time, lifetime tim
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	o := p.Options
-	o.Platform, o.Now, o.Lifetime = names[0], now, lifetime
-	chain, err := p.issueLater(ca, Platform, key.Public(), o, func(t *x509.Certificate) { rename(t, names) })
+	chain, err := p.CertifyServer(ca, key.Public(), names, now, lifetime)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
@@ -53,6 +51,13 @@ func (p *PKI) IssueServer(ca string, names []string, now time.Time, lifetime tim
 		c.Certificate = append(c.Certificate, link.Raw)
 	}
 	return c, nil
+}
+
+// CertifyServer signs the key of a server, as IssueServer does.
+func (p *PKI) CertifyServer(ca string, key crypto.PublicKey, names []string, now time.Time, lifetime time.Duration) ([]*x509.Certificate, error) {
+	o := p.Options
+	o.Platform, o.Now, o.Lifetime = names[0], now, lifetime
+	return p.issueLater(ca, Platform, key, o, func(t *x509.Certificate) { rename(t, names) })
 }
 
 func rename(t *x509.Certificate, names []string) {
