@@ -178,6 +178,9 @@ func (g *gate) failed(address string, err error) (Result, error) {
 		return Declined, e
 	}
 	switch {
+	case strings.Contains(err.Error(), "failed to sign handshake"): // package tls gives the text only
+		e.Reason, e.Next = "the gateway's key does not sign: "+err.Error(), "look at the conditions of the key"
+		return Unreachable, e
 	case isTimeout(err):
 		e.Reason = fmt.Sprintf("it did not finish the TLS handshake within %v", g.s.o.GateTimeout)
 		return Unreachable, e

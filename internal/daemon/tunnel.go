@@ -69,6 +69,8 @@ func (d *Daemon) planTunnel(c *config.Config, i identity) (tunnelPlan, error) {
 func (d *Daemon) adoptTunnel(p tunnelPlan, run bool) {
 	d.tunnelMissing = p.missing
 	switch {
+	case d.tunnel != nil && p.missing != nil:
+		// The sessions that are open go on as they were.
 	case d.tunnel != nil:
 		// It was tried by planTunnel; at the very end it takes nothing any more.
 		if err := d.tunnel.server.Update(p.settings); err != nil {

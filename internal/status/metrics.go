@@ -1,6 +1,7 @@
 package status
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -76,7 +77,7 @@ var descriptions = []*prometheus.Desc{descBuild, descStart, descVerdict, descCon
 
 // Describe names all metrics.
 func (c collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range descriptions {
+	for _, d := range slices.Concat(descriptions, tunnelDescriptions) {
 		out <- d
 	}
 }
@@ -103,6 +104,9 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 	if r.Southbound != nil {
 		m.southbound(r.Southbound)
+	}
+	if r.Tunnel != nil {
+		m.tunnel(r.Tunnel)
 	}
 	m.spool(&r)
 }

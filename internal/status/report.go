@@ -67,6 +67,7 @@ type Report struct {
 	Ports        []Port            `json:"ports"`
 	Destinations []Destination     `json:"destinations"`
 	Southbound   *Southbound       `json:"southbound,omitempty"` // nil: not configured
+	Tunnel       *Tunnel           `json:"tunnel,omitempty"`     // nil: not configured
 	Spool        Spool             `json:"spool"`
 	Findings     map[string]uint64 `json:"message_findings"` // by severity
 	Shapes       int               `json:"message_shapes"`   // distinct shapes of messages that were checked

@@ -47,6 +47,13 @@ func sample() Report {
 			Accepted: 3, Refused: map[string]uint64{"A9": 2, "TLS": 1}, Messages: 12, Bytes: 12000, Failed: 1, Rejected: 4, CBC: 1,
 			Staples:      []Staple{{Identity: 0, Position: 0, Certificate: "platform.test", Says: "good", Until: now.Add(3 * time.Hour)}, {Identity: 0, Position: 1, Certificate: "Issuing CA", Problem: "no answer"}},
 			Certificates: []time.Time{now.Add(48 * time.Hour)}},
+		Tunnel: &Tunnel{
+			Listeners: []TunnelListener{{Name: "icu", Listen: ":2576", Address: "[::]:2576", Since: now.Add(-time.Hour), Sessions: 1, Handshakes: 1}, {Name: "or", Listen: "10.9.9.9:2576", Fault: "no such address"}},
+			Platforms: []TunnelPlatform{{Name: "hospital", ServerName: "platform.test", Address: "10.1.0.1:2575", Sessions: 1, Gate: "good", Judged: now.Add(-time.Minute), LastGood: now.Add(-time.Minute), Until: now.Add(time.Hour)},
+				{Name: "other", Gate: "refused", Judged: now.Add(-time.Hour), Fault: "revoked"}},
+			Sessions: []TunnelSession{{Tunnel: "icu", Device: "10.20.0.5:40000", Since: now.Add(-time.Hour), Platform: "hospital", Address: "10.1.0.1:2575", ServerName: "platform.test", TLS: "TLS 1.2", Enforced: true,
+				ToPlatform: 5000, ToDevice: 2000, Last: now.Add(-3 * time.Second)}},
+			Accepted: 9, Opened: 5, Enforced: 3, GateOnly: 2, Refused: map[string]uint64{"B18": 2, "network": 2}, Ended: map[string]uint64{"closed": 4}, Gate: map[string]uint64{"good": 5, "refused": 2}, ToPlatform: 50000, ToDevice: 20000},
 		Spool: Spool{Messages: 9, Bytes: 9000, MaxBytes: 64 << 20, Oldest: now.Add(-30 * time.Second), Capacity: 7.5 * 3600,
 			Dropped: map[string]uint64{"age": 4}, Refused: 2},
 		Findings: map[string]uint64{"error": 0, "warning": 2}, Shapes: 3, Reloads: map[string]uint64{"ok": 1, "refused": 0},

@@ -20,6 +20,7 @@ func (r *Report) Write(w io.Writer) error {
 	r.writePorts(&b)
 	r.writeDestinations(&b)
 	r.writeSouthbound(&b)
+	r.writeTunnel(&b)
 	r.writeSpool(&b)
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -1,0 +1,199 @@
+package daemon
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
+	"github.com/bedside-gateway/gatewayd/internal/sim/platform"
+	"github.com/bedside-gateway/gatewayd/internal/sim/responder"
+	"github.com/bedside-gateway/gatewayd/northbound"
+	"github.com/bedside-gateway/gatewayd/pcd"
+	"github.com/bedside-gateway/gatewayd/tlspolicy"
+)
+
+// A hall is a gateway with a tunnel to a simulated platform.
+type hall struct {
+	*house
+	platform *platform.Platform
+}
+
+func newHall(t *testing.T, staples ...responder.Answer) *hall {
+	t.Helper()
+	h := &hall{house: newHouse(t)}
+	h.options.Listen = func(string) (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
+	h.platform = h.newPlatform(staples...)
+	return h
+}
+
+func (h *hall) newPlatform(staples ...responder.Answer) *platform.Platform {
+	h.t.Helper()
+	identity, err := h.pki.Identity("platform")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	p, err := platform.New(platform.Options{Certificates: []tls.Certificate{identity}, Roots: h.pki.Roots(), Hospital: h.pki, Staple: staples})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if err := p.Listen("127.0.0.1:0"); err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { p.Close() })
+	return p
+}
+
+func (h *hall) section(more string) string {
+	return fmt.Sprintf("[[tunnel]]\nname = \"icu\"\nnetworks = [\"127.0.0.0/8\"]\n%s\n[[tunnel.platform]]\nname = \"hospital\"\naddress = \"platform.test:2575\"\nconnect = %q\ntrust = \"pki/roots.pem\"\nrecheck = \"1s\"\n", more, h.platform.Address())
+}
+
+func (h *hall) open(section string) {
+	h.t.Helper()
+	h.configure(section)
+	h.start()
+	eventually(h.t, "devices can connect", func() bool {
+		s := h.daemon.Report().Tunnel
+		return s != nil && s.Listeners[0].Address != ""
+	})
+}
+
+// device speaks IHE PCD over its own TLS, end to end with the platform.
+func (h *hall) device() (*northbound.Conn, error) {
+	h.t.Helper()
+	id, err := h.pki.Identity("device")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	c, err := tlspolicy.Client{ServerName: pki.DefaultPlatform, Roots: h.pki.Roots(), Identity: id}.Config()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return northbound.Dial(h.t.Context(), northbound.Destination{Name: "tunnel", Address: "platform.test:2575", Connect: h.daemon.Report().Tunnel.Listeners[0].Address, TLS: c,
+		AckTimeout: 10 * time.Second, ConnectTimeout: 10 * time.Second})
+}
+
+func (h *hall) connect() *northbound.Conn {
+	h.t.Helper()
+	c, err := h.device()
+	if err != nil {
+		h.t.Fatal(err, "\n", h.log)
+	}
+	h.t.Cleanup(c.Close)
+	return c
+}
+
+func (h *hall) send(c *northbound.Conn, id string) pcd.Ack {
+	h.t.Helper()
+	a, err := c.Exchange(h.t.Context(), []byte(pump(id, "1")))
+	if err != nil {
+		h.t.Fatal(err, "\n", h.log)
+	}
+	return a
+}
+
+func TestADeviceSpeaksWithThePlatformThroughTheTunnel(t *testing.T) {
+	h := newHall(t)
+	h.open(h.section(""))
+	c := h.connect()
+	leaf, err := h.pki.Find("platform")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.State().PeerCertificates[0]; !got.Equal(leaf.Certificate) {
+		t.Errorf("the device sees %v", got.Subject)
+	}
+	if a := h.send(c, "T1"); a.Code != "CA" || a.ControlID != "T1" {
+		t.Errorf("%+v", a)
+	}
+	if n := h.platform.Counts(); n.Stored != 1 {
+		t.Errorf("%+v", n)
+	}
+	s := h.daemon.Report().Tunnel
+	if s.Opened != 1 || len(s.Sessions) != 1 || s.Sessions[0].Platform != "hospital" || s.Sessions[0].ToPlatform == 0 || s.Platforms[0].Gate != "good" {
+		t.Errorf("%+v", s)
+	}
+	if strings.Contains(h.log.String(), "MARKFAMILY") {
+		t.Error("a name is in the log")
+	}
+
+	// A reload that changes a limit keeps the session; one that takes the tunnel out ends it.
+	h.configure(h.section("max_sessions = 3"))
+	if err := h.daemon.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	if a := h.send(c, "T2"); a.Code != "CA" {
+		t.Errorf("%+v", a)
+	}
+	h.configure(nowhere)
+	if err := h.daemon.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the end of the session", func() bool { return h.daemon.Report().Tunnel.Ended["drained"] == 1 })
+	h.configure(h.section(""))
+	if err := h.daemon.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the tunnel is back", func() bool {
+		s := h.daemon.Report().Tunnel
+		return len(s.Listeners) == 1 && s.Listeners[0].Address != ""
+	})
+	h.send(h.connect(), "T3")
+}
+
+func TestAPlatformWithoutStaplesClosesTheGateAndSaysWhy(t *testing.T) {
+	h := newHall(t, responder.None, responder.None)
+	h.open(h.section(""))
+	if _, err := h.device(); err == nil {
+		t.Fatal("the device got through")
+	}
+	eventually(t, "the condition", func() bool {
+		for _, c := range h.daemon.Report().Conditions {
+			if c.Name == "tunnel-gate-closed" && c.Subject == "hospital" && strings.Contains(c.Text, "no response for it was stapled") {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func TestWhatATunnelCannotBePutToWorkWith(t *testing.T) {
+	h := newHall(t)
+	h.open(h.section(""))
+	c := h.connect()
+	if err := os.WriteFile(filepath.Join(h.dir, "empty.pem"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.configure(strings.Replace(h.section(""), "pki/roots.pem", "empty.pem", 1))
+	if err := h.daemon.Reload(); err == nil || !strings.Contains(err.Error(), "holds no PEM certificate") {
+		t.Errorf("%v", err)
+	}
+	h.send(c, "T1")
+}
+
+// A gateway that is not enrolled has nothing to judge a platform with.
+func TestATunnelWithoutACertificateOfTheGateway(t *testing.T) {
+	h := newHall(t)
+	h.configure(h.section(""))
+	text, err := os.ReadFile(filepath.Join(h.dir, "g.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := h.load()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	d := &Daemon{options: h.options.filled()}
+	p, err := d.planTunnel(c, identity{unready: &tlspolicy.RefusalError{Rule: "B16", Reason: "not enrolled", Next: "enrol"}})
+	if err != nil || p.missing == nil || p.fresh != nil || len(p.settings.Listeners) != 0 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if p, err = d.planTunnel(c, identity{}); err != nil || p.missing == nil {
+		t.Errorf("%+v, %v", p, err)
+	}
+}

@@ -1,0 +1,166 @@
+package status
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Tunnel is the state of the tunnels: devices whose TLS ends at the platform.
+type Tunnel struct {
+	Listeners  []TunnelListener  `json:"listeners"`
+	Platforms  []TunnelPlatform  `json:"platforms"`
+	Sessions   []TunnelSession   `json:"sessions"`
+	Accepted   uint64            `json:"accepted"`  // connections
+	Opened     uint64            `json:"opened"`    // sessions that flowed
+	Enforced   uint64            `json:"enforced"`  // of those: the platform's certificate in them was judged
+	GateOnly   uint64            `json:"gate_only"` // of those: on the word of the gate alone
+	Refused    map[string]uint64 `json:"refused"`   // connections, by rule
+	Refusals   []Refusal         `json:"last_refusals,omitempty"`
+	Ended      map[string]uint64 `json:"ended"` // sessions, by how
+	Gate       map[string]uint64 `json:"gate"`  // handshakes of the gate, by verdict
+	ToPlatform uint64            `json:"bytes_to_platform"`
+	ToDevice   uint64            `json:"bytes_to_device"`
+	Panics     uint64            `json:"panics"`
+}
+
+// A TunnelListener is where devices connect.
+type TunnelListener struct {
+	Name       string    `json:"name"`
+	Listen     string    `json:"listen"`
+	Address    string    `json:"address,omitempty"` // where it listens; empty while it does not
+	Since      time.Time `json:"since,omitzero"`
+	Fault      string    `json:"fault,omitempty"`
+	Sessions   int       `json:"sessions"`
+	Handshakes int       `json:"handshakes"` // under way
+}
+
+// A TunnelPlatform is what the gate knows of a platform at one address by one name.
+type TunnelPlatform struct {
+	Name       string    `json:"name"`
+	ServerName string    `json:"server_name,omitempty"` // that sessions ask for
+	Address    string    `json:"address,omitempty"`     // empty where it was not reached
+	Sessions   int       `json:"sessions"`
+	Gate       string    `json:"gate"` // unjudged, good, refused, unreachable or declined
+	Judged     time.Time `json:"judged,omitzero"`
+	Fault      string    `json:"fault,omitempty"`
+	LastGood   time.Time `json:"last_good,omitzero"`
+	Until      time.Time `json:"until,omitzero"` // of a good verdict: when its responses end
+}
+
+// A TunnelSession is a session that flows.
+type TunnelSession struct {
+	Tunnel     string    `json:"tunnel"`
+	Device     string    `json:"device"` // its address
+	Since      time.Time `json:"since"`
+	Platform   string    `json:"platform"`
+	Address    string    `json:"address"`
+	ServerName string    `json:"server_name,omitempty"`
+	TLS        string    `json:"tls"`
+	Enforced   bool      `json:"enforced"`
+	ToPlatform uint64    `json:"bytes_to_platform"`
+	ToDevice   uint64    `json:"bytes_to_device"`
+	Last       time.Time `json:"last,omitzero"`
+}
+
+func (r *Report) writeTunnel(b *strings.Builder) {
+	s := r.Tunnel
+	if s == nil {
+		return
+	}
+	if len(s.Sessions) > 0 {
+		b.WriteByte('\n')
+		t := tabwriter.NewWriter(b, 0, 8, 2, ' ', 0)
+		fmt.Fprintln(t, "TUNNEL\tDEVICE\tPLATFORM\tCONNECTED FOR\tTLS\tPLATFORM IS\tKiB OUT\tKiB IN\tLAST")
+		for _, x := range s.Sessions {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", x.Tunnel, x.Device, x.Platform, age(r.Now, x.Since), strings.TrimPrefix(x.TLS, "TLS "), x.standing(),
+				(x.ToPlatform+1023)>>10, (x.ToDevice+1023)>>10, ago(r.Now, x.Last))
+		}
+		t.Flush()
+	}
+	b.WriteByte('\n')
+	for _, p := range s.Platforms {
+		fmt.Fprintf(b, "gate of %s: %s", p.Name, p.Gate)
+		if !p.Judged.IsZero() {
+			fmt.Fprintf(b, " %s", ago(r.Now, p.Judged))
+		}
+		if p.ServerName != "" {
+			fmt.Fprintf(b, " as %s", p.ServerName)
+		}
+		if p.Address != "" {
+			fmt.Fprintf(b, " at %s", p.Address)
+		}
+		fmt.Fprintf(b, ", %d sessions\n", p.Sessions)
+	}
+	for _, l := range s.Listeners {
+		state := "closed, " + l.Listen
+		if l.Address != "" {
+			state = "listening on " + l.Address
+		}
+		fmt.Fprintf(b, "tunnel %s: %s, %d sessions\n", l.Name, state, l.Sessions)
+	}
+	refused := uint64(0)
+	for _, n := range s.Refused {
+		refused += n
+	}
+	fmt.Fprintf(b, "tunnel: %d sessions carried, %d of them enforced, %d connections refused\n", s.Opened, s.Enforced, refused)
+}
+
+// standing is how the platform of a session is known.
+func (x *TunnelSession) standing() string {
+	if x.Enforced {
+		return "enforced"
+	}
+	return "gate only"
+}
+
+var (
+	descTunnelUp       = describeMetric("tunnel_listening", "1 while devices can connect to the tunnel.", "tunnel")
+	descTunnelSessions = describeMetric("tunnel_sessions", "Sessions that flow.", "tunnel")
+	descTunnelGate     = describeMetric("tunnel_gate_open", "1 while the gate has found the platform good, by the name that sessions ask for.", "platform", "server_name")
+	descTunnelJudged   = describeMetric("tunnel_gate_timestamp_seconds", "When the gate last judged the platform.", "platform", "server_name")
+	descTunnelIn       = describeMetric("tunnel_connections_total", "Connections that were taken.")
+	descTunnelOpened   = describeMetric("tunnel_sessions_total", "Sessions that flowed, by whether the platform's certificate in them was judged.", "standing")
+	descTunnelRefused  = describeMetric("tunnel_refused_total", "Connections that did not get through, by rule.", "rule")
+	descTunnelEnded    = describeMetric("tunnel_ended_total", "Sessions that flowed and ended, by how.", "result")
+	descTunnelLooks    = describeMetric("tunnel_gate_handshakes_total", "Handshakes of the gate, by verdict.", "verdict")
+	descTunnelBytes    = describeMetric("tunnel_bytes_total", "Bytes carried.", "direction")
+)
+
+var tunnelDescriptions = []*prometheus.Desc{descTunnelUp, descTunnelSessions, descTunnelGate, descTunnelJudged, descTunnelIn, descTunnelOpened, descTunnelRefused,
+	descTunnelEnded, descTunnelLooks, descTunnelBytes}
+
+// latest is one row for each platform and name, whatever address it led to:
+// addresses are no labels, as they may come and go without end.
+func (s *Tunnel) latest() map[[2]string]TunnelPlatform {
+	rows := map[[2]string]TunnelPlatform{}
+	for _, p := range s.Platforms {
+		key := [2]string{p.Name, p.ServerName}
+		if was, there := rows[key]; !there || p.Judged.After(was.Judged) {
+			rows[key] = p
+		}
+	}
+	return rows
+}
+
+func (m metrics) tunnel(s *Tunnel) {
+	for _, l := range s.Listeners {
+		m.gauge(descTunnelUp, number(l.Address != ""), l.Name)
+		m.gauge(descTunnelSessions, float64(l.Sessions), l.Name)
+	}
+	for _, p := range s.latest() {
+		m.gauge(descTunnelGate, number(p.Gate == "good"), p.Name, p.ServerName)
+		m.time(descTunnelJudged, p.Judged, p.Name, p.ServerName)
+	}
+	m.counter(descTunnelIn, s.Accepted)
+	m.counter(descTunnelOpened, s.Enforced, "enforced")
+	m.counter(descTunnelOpened, s.GateOnly, "gate only")
+	m.counters(descTunnelRefused, s.Refused)
+	m.counters(descTunnelEnded, s.Ended)
+	m.counters(descTunnelLooks, s.Gate)
+	m.counter(descTunnelBytes, s.ToPlatform, "to platform")
+	m.counter(descTunnelBytes, s.ToDevice, "to device")
+}
