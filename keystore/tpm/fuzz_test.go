@@ -182,7 +182,10 @@ func FuzzResponse(f *testing.F) {
 	f.Add([]byte{0, 5, 0, 0, 9, 0x22, 1, 0, 5, 0, 0, 1, 0x44, 1})
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, text []byte) {
-		d := Open("unix:/liar", Options{Command: 20 * time.Millisecond, Dial: func(context.Context, string) (Conn, error) {
+		if len(text) > 8<<10 {
+			t.Skip("longer than all that a TPM says here")
+		}
+		d := Open("unix:/liar", Options{Command: time.Millisecond, Dial: func(context.Context, string) (Conn, error) {
 			return &liar{script: text}, nil
 		}})
 		done := make(chan []error, 1)
@@ -200,7 +203,7 @@ func FuzzResponse(f *testing.F) {
 	})
 }
 
-// Package tpm2 panics on some answers. It costs the link, and no more.
+// Should package tpm2 panic on an answer, it costs the link and no more.
 func TestAPanicOverAnAnswerIsAFailingTPM(t *testing.T) {
 	d := open(t, emulator(t), Options{})
 	first := true

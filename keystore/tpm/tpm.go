@@ -185,9 +185,9 @@ func (t *TPM) try(ctx context.Context, f func(*link) error) (reached bool, err e
 	return true, err
 }
 
-// run is f on the link, guarded: an answer that package tpm2 refuses or, as it
-// happens, panics on, is that of a TPM which is broken or of somebody between.
-// It must not end the gateway.
+// run is f on the link, guarded: an answer that package tpm2 refuses is that of
+// a TPM which is broken, or of somebody between. Should it panic on one, which
+// fuzzing has not found, that must not end the gateway.
 func (l *link) run(f func(*link) error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
