@@ -17,15 +17,21 @@ func (a *app) demoCommand() *cobra.Command {
 	var o demo.Options
 	var seconds float64
 	var plain bool
+	scenario := "monitors"
 	c := &cobra.Command{
 		Use: "demo", Short: "Show monitors, gateway and platform together", Args: none,
 		Long: "Run two simulated monitors, the real gatewayd as a process of its own, and the reference platform. On the way a\n" +
 			"cable is pulled and the platform killed. In the end both ends are counted against each other; the last line is\n" +
-			"\"demo: N messages acknowledged, 0 lost, 0 duplicated\", and the exit code 1 if that is not so.",
+			"\"demo: N messages acknowledged, 0 lost, 0 duplicated\", and the exit code 1 if that is not so.\n\n" +
+			"--scenario tunnel shows devices whose own TLS goes through the gateway to the platform, and the gate that closes\n" +
+			"when the platform's certificate is revoked.",
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			o.Duration = time.Duration(seconds * float64(time.Second))
 			if o.Duration < demo.MinDuration {
 				return usage("--seconds %g: a demo takes at least %g", seconds, demo.MinDuration.Seconds())
+			}
+			if scenario != "monitors" && scenario != "tunnel" {
+				return usage("--scenario %q: write monitors or tunnel", scenario)
 			}
 			if o.TPM != demo.TPMAuto && o.TPM != demo.TPMSwtpm && o.TPM != demo.TPMNone {
 				return usage("--tpm %q: write %s, %s or %s", o.TPM, demo.TPMAuto, demo.TPMSwtpm, demo.TPMNone)
@@ -34,11 +40,15 @@ func (a *app) demoCommand() *cobra.Command {
 				return err
 			}
 			o.Out, o.Live = a.out, !plain && terminal(a.out)
+			if scenario == "tunnel" {
+				return demo.RunTunnel(c.Context(), o)
+			}
 			return demo.Run(c.Context(), o)
 		},
 	}
 	c.Flags().StringVar(&o.Gatewayd, "gatewayd", "", "`file` of gatewayd (default: beside this program, else in PATH)")
 	c.Flags().Float64Var(&seconds, "seconds", 30, "`time` until the monitors stop")
+	c.Flags().StringVar(&scenario, "scenario", scenario, "what is shown: monitors or tunnel")
 	c.Flags().StringVar(&o.Capture, "capture", "", "recorded `file` to play in place of the simulated monitors")
 	c.Flags().StringVar(&o.Dir, "dir", "", "`folder` to work in and to keep (default: a temporary one)")
 	c.Flags().BoolVar(&plain, "plain", false, "a log of lines, even on a terminal")

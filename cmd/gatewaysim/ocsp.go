@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
 	"strings"
@@ -20,8 +22,8 @@ func (a *app) ocspCommand() *cobra.Command {
 	s := statusServer{app: a, name: "ocsp", address: "127.0.0.1:2560", known: responder.OCSPAnswers(), make: responder.New}
 	c := s.command()
 	c.Use, c.Short = "ocsp --dir DIR", "Run the OCSP responder of a simulated hospital"
-	c.Long = "Answer OCSP requests (RFC 6960, GET and POST) about the certificates that gatewaysim pki made in DIR. They are told\n" +
-		"where to ask with pki --ocsp-url http://127.0.0.1:2560/{ca}.\n\n" + s.help("a certificate's name in DIR/index.json or its serial number")
+	c.Long = "Answer OCSP requests (RFC 6960, GET and POST) about the certificates that gatewaysim pki made in DIR, and those that\n" +
+		"gatewaysim ca issued with it. They are told where to ask with pki --ocsp-url http://127.0.0.1:2560/{ca}.\n\n" + s.help("a certificate's name in DIR/index.json or its serial number")
 	c.Example = "  gatewaysim ocsp --dir pki\n  gatewaysim ocsp --dir pki --answer platform=revoked,ecc-issuing=stale --control ocsp.sock\n" +
 		"  gatewaysim tell --control ocsp.sock answer wrong-signer"
 	return c
@@ -72,6 +74,7 @@ func (s statusServer) command() *cobra.Command {
 		if o.PKI, err = pki.Read(dir); err != nil {
 			return err
 		}
+		o.Issued = func(serial *big.Int) (*x509.Certificate, error) { return pki.Issued(dir, serial) }
 		return s.run(c.Context(), o, listen, control)
 	}}
 	c.Flags().StringVar(&dir, "dir", "", "`folder` that gatewaysim pki made")

@@ -8,9 +8,11 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,7 +56,11 @@ func (s *Server) reject(w http.ResponseWriter, r *http.Request, status int, reas
 // list makes a CRL (RFC 5280, section 5).
 func (s *Server) list(ca *authority, a Answer) ([]byte, error) {
 	now := s.now().UTC().Truncate(time.Second)
-	l := &x509.RevocationList{Number: big.NewInt(now.Unix()), RevokedCertificateEntries: ca.listed(a, now)}
+	entries, err := s.listed(ca, a, now)
+	if err != nil {
+		return nil, err
+	}
+	l := &x509.RevocationList{Number: big.NewInt(now.Unix()), RevokedCertificateEntries: entries}
 	l.ThisUpdate, l.NextUpdate = s.times(a, now)
 	issuer, key := ca.Certificate, ca.Key
 	switch a {
@@ -91,20 +97,51 @@ func (s *Server) list(ca *authority, a Answer) ([]byte, error) {
 	return der, nil
 }
 
-// listed is what is on a CRL: the truth, or nothing, or everything.
-func (ca *authority) listed(a Answer, now time.Time) []x509.RevocationListEntry {
+// listed is what is on a CRL: the truth, or nothing, or everything. What was
+// issued after the PKI was made is on it where the script revoked it.
+func (s *Server) listed(ca *authority, a Answer, now time.Time) ([]x509.RevocationListEntry, error) {
+	said := s.said()
 	var entries []x509.RevocationListEntry
 	for _, e := range ca.issued {
-		serial := e.Certificate.SerialNumber
-		revoked, is := ca.revoked[serial.String()]
+		entry, is := ca.revoked[e.Certificate.SerialNumber.String()]
 		if !is {
-			revoked = x509.RevocationListEntry{SerialNumber: serial, RevocationTime: now.Add(-time.Hour), ReasonCode: ocsp.KeyCompromise}
+			entry = compromised(e.Certificate.SerialNumber, now)
+		}
+		if one, set := said[e.Name]; set && !e.IsCA() {
+			is = one == Revoked
 		}
 		if a == Revoked || is && a != Good {
-			entries = append(entries, x509.RevocationListEntry{SerialNumber: serial, RevocationTime: revoked.RevocationTime, ReasonCode: revoked.ReasonCode})
+			entries = append(entries, x509.RevocationListEntry{SerialNumber: entry.SerialNumber, RevocationTime: entry.RevocationTime, ReasonCode: entry.ReasonCode})
 		}
 	}
-	return entries
+	for _, name := range slices.Sorted(maps.Keys(said)) {
+		serial, later := later(name)
+		if !later || said[name] != Revoked || a == Good {
+			continue
+		}
+		mine, err := s.knows(ca, serial)
+		if err != nil {
+			return nil, err
+		}
+		if mine && ca.entry(serial) == nil {
+			entries = append(entries, compromised(serial, now))
+		}
+	}
+	return entries, nil
+}
+
+func compromised(serial *big.Int, now time.Time) x509.RevocationListEntry {
+	return x509.RevocationListEntry{SerialNumber: serial, RevocationTime: now.Add(-time.Hour), ReasonCode: ocsp.KeyCompromise}
+}
+
+// later is the serial number that a name of find is.
+func later(name string) (*big.Int, bool) { return new(big.Int).SetString(name, 16) }
+
+// said are the answers about one certificate or CA.
+func (s *Server) said() map[string]Answer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.plan.one)
 }
 
 // other is another CA with the same kind of key.

@@ -27,7 +27,10 @@ const DefaultLifetime = 24 * time.Hour
 
 // Options are what a server needs. Only PKI has no default.
 type Options struct {
-	PKI      *pki.PKI
+	PKI *pki.PKI
+	// Issued gives the certificate of a serial number that a CA of the PKI issued
+	// after the PKI was made, nil where there is none. Nil: there are no such.
+	Issued   func(serial *big.Int) (*x509.Certificate, error)
 	Answers  string           // a script, see Server.Script; "" is auto
 	Lifetime time.Duration    // of responses and CRLs
 	Now      func() time.Time // nil is the system's clock
@@ -46,10 +49,12 @@ type Event struct {
 type Server struct {
 	pki      *pki.PKI
 	cas      []*authority
+	issued   func(*big.Int) (*x509.Certificate, error)
 	lifetime time.Duration
 	now      func() time.Time
 	events   func(Event)
 	answers  []Answer // that it knows
+	lists    bool     // it serves lists
 	handle   http.HandlerFunc
 
 	mu    sync.Mutex
@@ -68,7 +73,7 @@ type State struct {
 // New is an OCSP responder (RFC 6960) for every CA of the PKI, by GET and POST
 // under any path. A nonce is ignored, as most public responders do.
 func New(o Options) (*Server, error) {
-	s, err := newServer(o, ocspAnswers)
+	s, err := newServer(o, ocspAnswers, false)
 	if err == nil {
 		s.handle = s.ocsp
 	}
@@ -78,14 +83,14 @@ func New(o Options) (*Server, error) {
 // NewCRL serves the CRL of each CA by its name: /ecc-issuing or
 // /anything/ecc-issuing.crl.
 func NewCRL(o Options) (*Server, error) {
-	s, err := newServer(o, crlAnswers)
+	s, err := newServer(o, crlAnswers, true)
 	if err == nil {
 		s.handle = s.crl
 	}
 	return s, err
 }
 
-func newServer(o Options, answers []Answer) (*Server, error) {
+func newServer(o Options, answers []Answer, lists bool) (*Server, error) {
 	if o.PKI == nil {
 		return nil, errors.New("a responder needs a PKI")
 	}
@@ -101,7 +106,10 @@ func newServer(o Options, answers []Answer) (*Server, error) {
 	if o.Events == nil {
 		o.Events = func(Event) {}
 	}
-	s := &Server{pki: o.PKI, lifetime: o.Lifetime, now: o.Now, events: o.Events, answers: answers,
+	if o.Issued == nil {
+		o.Issued = func(*big.Int) (*x509.Certificate, error) { return nil, nil }
+	}
+	s := &Server{pki: o.PKI, issued: o.Issued, lifetime: o.Lifetime, now: o.Now, events: o.Events, answers: answers, lists: lists,
 		plan: plan{all: Auto}, state: State{Asked: map[string]int{}}}
 	for _, e := range o.PKI.Entries {
 		if !e.IsCA() {
@@ -118,7 +126,9 @@ func newServer(o Options, answers []Answer) (*Server, error) {
 
 // Script replaces all answers by those of a text, separated by commas: an
 // answer for all, and WHO=ANSWER for one, where WHO is the name of an entry of
-// the PKI or a serial number in hexadecimal. On a CRL server WHO is a CA.
+// the PKI or a serial number in hexadecimal. On a CRL server WHO is a CA, whose
+// list it is, or another certificate, which is on the list of its CA where it is
+// revoked, and off it where it is good.
 //
 //	auto    platform=revoked,ecc-issuing=stale    slow:3s,platform=good
 func (s *Server) Script(text string) error {
@@ -158,27 +168,56 @@ func (s *Server) put(p *plan, who string, a Answer) error {
 		p.all = a
 		return nil
 	}
-	e, err := s.find(who)
+	name, isCA, err := s.find(who)
 	if err != nil {
 		return err
+	}
+	if s.lists && !isCA && a != Revoked && a != Good {
+		return fmt.Errorf("answer %s=%s: %s is no CA, and on a list it is revoked or good", who, a, who)
 	}
 	if p.one == nil {
 		p.one = map[string]Answer{}
 	}
-	p.one[e.Name] = a
+	p.one[name] = a
 	return nil
 }
 
-// find takes a name or a serial number.
-func (s *Server) find(who string) (*pki.Entry, error) {
-	if n, ok := new(big.Int).SetString(who, 16); ok {
+// find takes a name or a serial number. The name of what was issued after the
+// PKI was made is its serial number.
+func (s *Server) find(who string) (name string, isCA bool, err error) {
+	n, ok := later(who)
+	if ok {
 		for _, e := range s.pki.Entries {
 			if e.Certificate.SerialNumber.Cmp(n) == 0 {
-				return e, nil
+				return e.Name, e.IsCA(), nil
 			}
 		}
 	}
-	return s.pki.Find(who)
+	e, err := s.pki.Find(who)
+	if err == nil {
+		return e.Name, e.IsCA(), nil
+	}
+	if !ok || n.Sign() <= 0 {
+		return "", false, err
+	}
+	c, failed := s.issued(n)
+	if c == nil || failed != nil {
+		return "", false, errors.Join(err, failed)
+	}
+	return n.Text(16), false, nil
+}
+
+// knows reports whether the CA issued a certificate of that serial number, with
+// the PKI or later.
+func (s *Server) knows(ca *authority, serial *big.Int) (bool, error) {
+	if ca.entry(serial) != nil {
+		return true, nil
+	}
+	if serial.Sign() <= 0 {
+		return false, nil
+	}
+	c, err := s.issued(serial)
+	return c != nil && err == nil && c.SerialNumber.Cmp(serial) == 0 && c.CheckSignatureFrom(ca.Certificate) == nil, err
 }
 
 // State is the state of now.

@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -666,4 +670,157 @@ func marshal(t testing.TB, v any) []byte {
 		t.Fatal(err)
 	}
 	return der
+}
+
+// afterwards is a certificate that was issued after the PKI was made, and the
+// options of a server that knows of it.
+func afterwards(t *testing.T, ca string) ([]*x509.Certificate, Options) {
+	t.Helper()
+	chain, err := ward(t).IssueDevice(ca, newKey(t).Public(), pki.DefaultDevice, now, pki.DefaultLifetime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return chain, Options{PKI: ward(t), Now: func() time.Time { return now }, Issued: func(serial *big.Int) (*x509.Certificate, error) {
+		if serial.Cmp(chain[0].SerialNumber) == 0 {
+			return chain[0], nil
+		}
+		return nil, nil
+	}}
+}
+
+func newKey(t *testing.T) crypto.Signer {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// asks has a server judge a certificate.
+func asks(t *testing.T, s *Server, c, issuer *x509.Certificate) (status int, err error) {
+	t.Helper()
+	request, err := ocsp.CreateRequest(c, issuer, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	r := httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(request))
+	r.Header.Set("Content-Type", typeRequest)
+	s.ServeHTTP(w, r)
+	if w.Code != http.StatusOK {
+		return 0, fmt.Errorf("status %d: %s", w.Code, w.Body)
+	}
+	got, err := ocsp.ParseResponseForCert(w.Body.Bytes(), c, issuer)
+	if err != nil {
+		return 0, err
+	}
+	return got.Status, nil
+}
+
+func TestWhatWasIssuedLaterIsKnownByItsSerialNumber(t *testing.T) {
+	chain, o := afterwards(t, "ecc-issuing")
+	serial := chain[0].SerialNumber.Text(16)
+	s, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := func(want int) {
+		t.Helper()
+		if got, err := asks(t, s, chain[0], chain[1]); err != nil || got != want {
+			t.Errorf("status %d, want %d; %v", got, want, err)
+		}
+	}
+	told(ocsp.Good)
+	if err := s.Script(serial + "=revoked"); err != nil {
+		t.Fatal(err)
+	}
+	told(ocsp.Revoked)
+	if got := s.State(); got.Answers != serial+"=revoked,auto" || got.Asked[serial] != 2 {
+		t.Errorf("the state is %+v", got)
+	}
+	if err := s.Script("abc123=revoked"); err == nil || !strings.Contains(err.Error(), "abc123") {
+		t.Errorf("a serial number that nobody issued: %v", err)
+	}
+	alone, _ := server(t, New, "")
+	if got, err := asks(t, alone, chain[0], chain[1]); err != nil || got != ocsp.Unknown {
+		t.Errorf("a server without them says %d, %v", got, err)
+	}
+}
+
+// A CA does not speak for what another one issued, whatever its number.
+func TestWhatAnotherCAIssuedLaterIsUnknown(t *testing.T) {
+	chain, o := afterwards(t, "ecc-foreign-issuing")
+	s, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuing, err := ward(t).Find("ecc-issuing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := asks(t, s, chain[0], issuing.Certificate); err != nil || got != ocsp.Unknown {
+		t.Errorf("status %d, %v", got, err)
+	}
+	if got, err := asks(t, s, chain[0], chain[1]); err != nil || got != ocsp.Good {
+		t.Errorf("its own CA says %d, %v", got, err)
+	}
+}
+
+func TestARecordThatCannotBeReadIsNoAnswer(t *testing.T) {
+	chain, o := afterwards(t, "ecc-issuing")
+	o.Issued = func(*big.Int) (*x509.Certificate, error) { return nil, errors.New("the record is damaged") }
+	s, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := asks(t, s, chain[0], chain[1]); err == nil || !strings.Contains(err.Error(), "the record is damaged") {
+		t.Errorf("%v", err)
+	}
+	if err := s.Script("abc123=revoked"); err == nil || !strings.Contains(err.Error(), "the record is damaged") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestACertificateIsPutOnTheListOfItsCA(t *testing.T) {
+	chain, o := afterwards(t, "ecc-issuing")
+	s, err := NewCRL(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	device := func(name string) *big.Int {
+		e, err := ward(t).Find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.Certificate.SerialNumber
+	}
+	on := func(ca string, serial *big.Int, a Answer) bool {
+		t.Helper()
+		der, err := s.List(ca, a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := x509.ParseRevocationList(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(list.RevokedCertificateEntries, func(r x509.RevocationListEntry) bool { return r.SerialNumber.Cmp(serial) == 0 })
+	}
+	serial := chain[0].SerialNumber
+	if on("ecc-issuing", serial, Auto) || on("ecc-issuing", device("device"), Auto) || !on("ecc-issuing", device("device-revoked"), Auto) {
+		t.Error("the list is not the truth")
+	}
+	if err := s.Script(serial.Text(16) + "=revoked,device=revoked,device-revoked=good"); err != nil {
+		t.Fatal(err)
+	}
+	if !on("ecc-issuing", serial, Auto) || !on("ecc-issuing", device("device"), Auto) || on("ecc-issuing", device("device-revoked"), Auto) {
+		t.Error("the list is not that of the script")
+	}
+	if on("ecc-root", serial, Auto) || on("ecc-issuing", serial, Good) {
+		t.Error("it is on the list of another CA, or on one that is to be empty")
+	}
+	if err := s.Set("device", Stale); err == nil || !strings.Contains(err.Error(), "on a list it is revoked or good") {
+		t.Errorf("a device with a list of its own: %v", err)
+	}
 }

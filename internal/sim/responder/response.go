@@ -11,6 +11,7 @@ import (
 	"encoding/asn1"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/ocsp"
@@ -76,12 +77,18 @@ func (s *Server) respond(ca *authority, ids []certID, answers []Answer) ([]byte,
 	data := responseData{ProducedAt: now, Responder: asn1.RawValue{
 		Class: asn1.ClassContextSpecific, Tag: 1, IsCompound: true, Bytes: signer.Certificate.RawSubject}}
 	if first == Several {
-		for _, e := range ca.issued[:min(3, len(ca.issued))] {
-			data.Responses = append(data.Responses, s.single(ca, ca.idOf(e.Certificate.SerialNumber), Auto, now))
+		others := ca.issued[:min(3, len(ca.issued))]
+		answers = append(slices.Repeat([]Answer{Auto}, len(others)), answers...)
+		for i, e := range others {
+			ids = slices.Insert(ids, i, ca.idOf(e.Certificate.SerialNumber))
 		}
 	}
 	for i, id := range ids {
-		data.Responses = append(data.Responses, s.single(ca, id, answers[i], now))
+		r, err := s.single(ca, id, answers[i], now)
+		if err != nil {
+			return nil, err
+		}
+		data.Responses = append(data.Responses, r)
 	}
 	if first == Huge {
 		data.Extensions = []pkix.Extension{{Id: oidPadding, Value: make([]byte, HugeSize)}}
@@ -94,13 +101,13 @@ func (s *Server) respond(ca *authority, ids []certID, answers []Answer) ([]byte,
 }
 
 // single answers about one certificate.
-func (s *Server) single(ca *authority, id certID, a Answer, now time.Time) singleResponse {
-	r := singleResponse{ID: id, ThisUpdate: now, NextUpdate: now.Add(s.lifetime)}
+func (s *Server) single(ca *authority, id certID, a Answer, now time.Time) (r singleResponse, err error) {
+	r = singleResponse{ID: id, ThisUpdate: now, NextUpdate: now.Add(s.lifetime)}
 	r.ThisUpdate, r.NextUpdate = s.times(a, now)
 	kind, _, _ := a.split()
 	switch kind {
 	case Auto, Delegated, Several, Slow:
-		ca.truth(&r)
+		err = s.truth(ca, &r)
 	case Revoked:
 		r.Revoked = revokedInfo{Time: now.Add(-time.Hour), Reason: ocsp.KeyCompromise}
 	case Unknown:
@@ -111,20 +118,18 @@ func (s *Server) single(ca *authority, id certID, a Answer, now time.Time) singl
 	default:
 		r.Good = true
 	}
-	return r
+	return r, err
 }
 
-// truth is what the CA's CRL says.
-func (ca *authority) truth(r *singleResponse) {
-	revoked, is := ca.revoked[r.ID.SerialNum.String()]
-	switch {
-	case is:
+// truth is what the CA's CRL says of what it issued.
+func (s *Server) truth(ca *authority, r *singleResponse) error {
+	if revoked, is := ca.revoked[r.ID.SerialNum.String()]; is {
 		r.Revoked = revokedInfo{Time: revoked.RevocationTime.UTC(), Reason: asn1.Enumerated(revoked.ReasonCode)}
-	case ca.entry(r.ID.SerialNum) == nil:
-		r.Unknown = true
-	default:
-		r.Good = true
+		return nil
 	}
+	known, err := s.knows(ca, r.ID.SerialNum)
+	r.Good, r.Unknown = asn1.Flag(known), asn1.Flag(!known)
+	return err
 }
 
 // times are thisUpdate and nextUpdate.
