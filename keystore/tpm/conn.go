@@ -87,24 +87,26 @@ func (l *link) Send(command []byte) ([]byte, error) {
 	if slow(command) {
 		limit *= 15
 	}
-	ctx, cancel := context.WithTimeout(l.ctx, limit)
-	defer cancel()
+	deadline := time.Now().Add(limit)
+	if d, ok := l.ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
 	for wait := 2 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
-		response, err := l.exchange(ctx, command)
+		response, err := l.exchange(deadline, command)
 		if errors.Is(err, syscall.ENOMEM) { // the resource manager has no room, and says it in its own way
 			return nil, tpm2.TPMRCMemory
 		}
 		if err != nil {
 			l.broken = true
-			return nil, &transportError{silence(ctx, limit, err)}
+			return nil, &transportError{l.silence(limit, err)}
 		}
-		if !later(response) {
-			return response, nil
+		if !later(response) || time.Until(deadline) < wait {
+			return response, nil // which may say that it is busy
 		}
 		select {
 		case <-time.After(wait):
-		case <-ctx.Done():
-			return response, nil // which says that it is busy
+		case <-l.ctx.Done():
+			return response, nil
 		}
 	}
 }
@@ -113,11 +115,11 @@ func (l *link) Send(command []byte) ([]byte, error) {
 var errSilent = errors.New("it does not answer")
 
 // silence is the error of an exchange that ended because its time did.
-func silence(ctx context.Context, limit time.Duration, err error) error {
+func (l *link) silence(limit time.Duration, err error) error {
 	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
-		return ctx.Err()
-	case ctx.Err() != nil, errors.Is(err, os.ErrDeadlineExceeded):
+	case errors.Is(l.ctx.Err(), context.Canceled):
+		return l.ctx.Err()
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("%w within %v", errSilent, limit)
 	}
 	return err
@@ -140,15 +142,14 @@ func later(response []byte) bool {
 	return false
 }
 
-func (l *link) exchange(ctx context.Context, command []byte) ([]byte, error) {
+func (l *link) exchange(deadline time.Time, command []byte) ([]byte, error) {
 	if l.broken {
 		return nil, io.ErrClosedPipe
 	}
-	deadline, _ := ctx.Deadline()
 	if err := l.conn.SetDeadline(deadline); err != nil {
 		return nil, fmt.Errorf("no deadline is possible on it (the kernel must be 4.20 or later): %w", err)
 	}
-	defer cutOff(ctx, l.conn)()
+	defer cutOff(l.ctx, l.conn)()
 	if _, err := l.conn.Write(command); err != nil {
 		return nil, err
 	}
