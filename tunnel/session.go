@@ -20,8 +20,8 @@ import (
 type session struct {
 	s        *Server
 	listener *listener
-	settings Listener // of its listener when it came
-	device   *net.TCPConn
+	settings Listener     // of its listener when it came
+	device   *net.TCPConn // nil once it flows
 	from     netip.AddrPort
 	mac      MAC // where its listener asks for it
 	since    time.Time
@@ -37,7 +37,8 @@ type session struct {
 	counted    bool // its bytes are in Counts
 
 	mu       sync.Mutex
-	platform *net.TCPConn       // once it is dialled
+	platform *net.TCPConn       // once it is dialled; nil once it flows
+	flowing  *relay.Flow        // once it does
 	cancel   context.CancelFunc // ends what it waits for
 	why      error              // it was cut by us
 	over     bool
@@ -99,11 +100,33 @@ func (x *session) begin(ctx context.Context) bool {
 	return false
 }
 
-// flow runs it from there to its end.
+// flow hands it to the relay from there to its end. Nothing of ours runs for it
+// meanwhile.
 func (x *session) flow() {
-	defer x.finish()
-	err := x.s.relay.Join(x.device, x.platform, x.settings.IdleTimeout, &x.moved)
-	x.s.closed(x, x.cause(err))
+	x.s.running.Add(1)
+	x.mu.Lock()
+	device, platform, err := x.device, x.platform, x.why
+	x.cancel = nil
+	x.device, x.platform = nil, nil
+	if err == nil {
+		x.flowing, err = x.s.relay.Begin(device, platform, x.settings.IdleTimeout, &x.moved, x.flowed)
+	} else {
+		device.Close()
+		platform.Close()
+	}
+	x.mu.Unlock()
+	if err != nil {
+		x.flowed(err)
+	}
+}
+
+// flowed is the end.
+func (x *session) flowed(err error) {
+	defer x.s.running.Done()
+	x.s.contain(x, func() {
+		defer x.finish()
+		x.s.closed(x, x.cause(err))
+	})
 }
 
 // cause is why we cut it, or else what happened.
@@ -126,9 +149,18 @@ func (x *session) cut(why error) {
 	if x.cancel != nil {
 		x.cancel()
 	}
-	x.device.Close()
-	if x.platform != nil {
-		x.platform.Close()
+	x.close()
+}
+
+// close closes what is open, under the lock.
+func (x *session) close() {
+	if x.flowing != nil {
+		x.flowing.Cut(net.ErrClosed)
+	}
+	for _, c := range []*net.TCPConn{x.device, x.platform} {
+		if c != nil {
+			c.Close()
+		}
 	}
 }
 
@@ -136,10 +168,7 @@ func (x *session) cut(why error) {
 func (x *session) finish() {
 	x.mu.Lock()
 	x.over = true
-	x.device.Close()
-	if x.platform != nil {
-		x.platform.Close()
-	}
+	x.close()
 	x.mu.Unlock()
 	x.s.leave(x)
 }

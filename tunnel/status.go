@@ -333,14 +333,13 @@ func (s *Server) tellGate(e Event, v Verdict) {
 	s.o.Events(e)
 }
 
-// serve runs a session. It flows in a goroutine of its own, for the stack of
-// this one has grown with the handshake, and sessions are long.
+// serve runs a session as far as it needs a goroutine: until it flows.
 func (s *Server) serve(ctx context.Context, x *session) {
-	flows := false
-	s.contain(x, func() { flows = x.begin(ctx) })
-	if flows {
-		s.running.Go(func() { s.contain(x, x.flow) })
-	}
+	s.contain(x, func() {
+		if x.begin(ctx) {
+			x.flow()
+		}
+	})
 }
 
 // contain keeps a fault of the program from the other sessions.

@@ -6,20 +6,19 @@
 // direction by itself, so that half-closed connections work. It reads no
 // protocol and opens no connection. Package tunnel calls it once a session may flow.
 //
-// Package net would splice too, but each direction would hold a pipe of two
-// descriptors while it waits, and tell what it moved only at the end. Here a
-// pipe is held only while there are bytes in it: an idle session is two
-// sockets and two goroutines.
+// Package net would splice too, but with two goroutines and two pipes for each
+// session, and it would tell what it moved only at the end. Here a few loops
+// serve all sessions (epoll(7)), and a pipe is held only while there are bytes
+// in it: an idle session is two descriptors and less than a kilobyte.
 package relay
 
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"os"
+	"runtime"
+	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,177 +45,268 @@ func (c *Counter) Last() time.Time {
 // A Relay joins connections. New makes it; it is safe for concurrent use.
 type Relay struct {
 	pipes pipes
+	next  atomic.Uint64 // numbers flows
+
+	mu     sync.Mutex
+	loops  []*loop // made for the first flow
+	closed bool
 }
 
-// New makes a relay that keeps its pipes for the next bytes. Close ends it.
+// New makes a relay. Close ends it.
 func New() *Relay { return &Relay{} }
 
-// Close closes the pipes that are kept. Those in use are closed by their users.
-func (r *Relay) Close() { r.pipes.close() }
-
-// Join carries bytes both ways until both sides have ended theirs, one fails,
-// or nothing came either way for the idle time; then both connections are
-// closed. The result is nil where both ended in good order, ErrIdle, or what
-// happened at which side. Closing a connection from outside ends it too.
-func (r *Relay) Join(device, platform *net.TCPConn, idle time.Duration, n *Counter) error {
-	defer device.Close()
-	defer platform.Close()
-	now := time.Now()
-	n.last.Store(now.UnixNano())
-	if err := errors.Join(device.SetDeadline(now.Add(idle)), platform.SetDeadline(now.Add(idle))); err != nil {
-		return err
+// Close ends the loops and closes the pipes that are kept. No flow may be left.
+func (r *Relay) Close() {
+	r.mu.Lock()
+	r.closed = true
+	loops := r.loops
+	r.mu.Unlock()
+	for _, l := range loops {
+		l.close()
 	}
-	up, err := r.direction(device, platform, idle, n, &n.ToPlatform, "device", "platform")
-	if err != nil {
-		return err
-	}
-	down, err := r.direction(platform, device, idle, n, &n.ToDevice, "platform", "device")
-	if err != nil {
-		return err
-	}
-	other := make(chan error, 1)
-	go func() { other <- down.run() }()
-	err = up.run()
-	if theirs := <-other; err == nil || errors.Is(err, net.ErrClosed) && theirs != nil {
-		err = theirs // the direction that failed closed the other
-	}
-	return err
+	r.pipes.close()
 }
 
-// A direction is one of the two ways through a session.
-type direction struct {
-	pipes      *pipes
-	from, to   *net.TCPConn
-	read       syscall.RawConn
-	write      syscall.RawConn
-	source     string // in texts
-	sink       string
-	idle       time.Duration
-	session    *Counter
-	moved      *atomic.Uint64
-	fill, pour func(fd uintptr) bool // the methods, bound once and not for each chunk
-
-	// Of the chunk under way.
-	pipe *pipe
-	held int // bytes in the pipe
-	err  error
+// loopFor gives the flows to the loops in turn, one loop for each processor.
+func (r *Relay) loopFor(number uint64) (*loop, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, net.ErrClosed
+	}
+	for len(r.loops) < runtime.GOMAXPROCS(0) {
+		l, err := newLoop()
+		if err != nil {
+			return nil, fmt.Errorf("no descriptor for the sessions: %w; raise the limit of open files, or lower the one of sessions", err)
+		}
+		r.loops = append(r.loops, l)
+	}
+	return r.loops[number%uint64(len(r.loops))], nil
 }
 
-func (r *Relay) direction(from, to *net.TCPConn, idle time.Duration, n *Counter, moved *atomic.Uint64, source, sink string) (*direction, error) {
-	d := &direction{pipes: &r.pipes, from: from, to: to, source: source, sink: sink, idle: idle, session: n, moved: moved}
+// The sides of a flow.
+const (
+	device = iota
+	platform
+)
+
+var sides = [2]string{device: "device", platform: "platform"}
+
+// A Flow is two connections that are joined.
+type Flow struct {
+	number uint64
+	relay  *Relay
+	loop   *loop
+	idle   time.Duration
+	moved  *Counter
+	done   func(error)
+
+	mu   sync.Mutex
+	fd   [2]int
+	ways [2]way // by the side that they come from
+	cut  error  // Cut was called with it
+	over bool
+}
+
+// A way is one of the two directions.
+type way struct {
+	readable, writable bool  // as far as is known; splice tells
+	pipe               *pipe // while there are bytes in it
+	held               int
+	ended              bool // the source has ended and the sink was told
+}
+
+// Begin takes two connections and carries bytes both ways until both sides have
+// ended theirs, one fails, nothing came either way for the idle time, or Cut.
+// Then both are closed and done is called, once and from another goroutine, with
+// nil where both ended in good order, ErrIdle, what happened at which side, or
+// what Cut was given. The connections are the relay's from here on; also with an
+// error, which calls nothing, they are closed.
+func (r *Relay) Begin(deviceConn, platformConn *net.TCPConn, idle time.Duration, n *Counter, done func(error)) (*Flow, error) {
+	f := &Flow{number: r.next.Add(1), relay: r, idle: idle, moved: n, done: done}
 	var err error
-	if d.read, err = from.SyscallConn(); err != nil {
-		return nil, fmt.Errorf("connection of the %s: %w", source, err)
-	}
-	if d.write, err = to.SyscallConn(); err != nil {
-		return nil, fmt.Errorf("connection of the %s: %w", sink, err)
-	}
-	d.fill, d.pour = d.tryFill, d.tryPour
-	return d, nil
-}
-
-// run moves chunks until the source ends. Where it fails, it ends the other direction too.
-func (d *direction) run() error {
-	err := d.chunks()
-	if d.pipe != nil {
-		d.pipes.drop(d.pipe)
-		d.pipe = nil
+	for side, c := range []*net.TCPConn{device: deviceConn, platform: platformConn} {
+		taken, failed := take(c)
+		f.fd[side], err = taken, errors.Join(err, failed)
 	}
 	if err == nil {
-		if err = d.to.CloseWrite(); err != nil && !errors.Is(err, net.ErrClosed) {
-			err = fmt.Errorf("to the %s: %w", d.sink, err)
-		}
+		f.loop, err = r.loopFor(f.number)
+	}
+	if err == nil {
+		n.last.Store(time.Now().UnixNano())
+		err = f.loop.add(f)
 	}
 	if err != nil {
-		d.from.Close()
-		d.to.Close()
+		f.close()
+		return nil, err
 	}
-	return err
+	return f, nil
 }
 
-func (d *direction) chunks() error {
-	for {
-		if err := d.wait(d.read.Read, d.fill, d.from.SetReadDeadline); err != nil {
-			return describe(err, "from", d.source)
-		}
-		if d.held == 0 {
-			return nil
-		}
-		for d.held > 0 {
-			if err := d.wait(d.write.Write, d.pour, d.to.SetWriteDeadline); err != nil {
-				return describe(err, "to", d.sink)
-			}
-		}
-		d.pipes.put(d.pipe)
-		d.pipe = nil
+// take gives the descriptor of a connection to us alone: package net would watch
+// it as well. The copy does not block, as the original did not.
+func take(c *net.TCPConn) (fd int, err error) {
+	defer c.Close()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return -1, err
 	}
+	fd = -1
+	var failed error
+	if err = raw.Control(func(original uintptr) { fd, failed = unix.FcntlInt(original, unix.F_DUPFD_CLOEXEC, 3) }); err == nil {
+		err = failed
+	}
+	if err != nil {
+		return -1, fmt.Errorf("no descriptor for the session: %w; raise the limit of open files, or lower the one of sessions", err)
+	}
+	return fd, nil
 }
 
-func describe(err error, way, side string) error {
-	if errors.Is(err, ErrIdle) {
-		return err
+// Cut ends the flow, with this for done. It does not wait.
+func (f *Flow) Cut(why error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.over || f.cut != nil {
+		return
 	}
-	return fmt.Errorf("%s the %s: %w", way, side, err)
-}
-
-// wait runs a step when its descriptor is ready. The deadline is set only once
-// in an idle time: when it strikes, it is seen whether anything moved since,
-// either way.
-func (d *direction) wait(ready func(func(uintptr) bool) error, step func(uintptr) bool, deadline func(time.Time) error) error {
-	for {
-		d.err = nil
-		err := ready(step)
-		if err == nil {
-			return d.err
-		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			return err
-		}
-		until := time.Unix(0, d.session.last.Load()).Add(d.idle)
-		if !time.Now().Before(until) {
-			return ErrIdle
-		}
-		if err := deadline(until); err != nil {
-			return err
-		}
+	f.cut = why
+	for _, fd := range f.fd {
+		_ = unix.Shutdown(fd, unix.SHUT_RDWR) // the loop hears of it, and closes
 	}
 }
 
-// tryFill moves what has come into a pipe. It reports false where nothing has,
-// and then holds no pipe.
-func (d *direction) tryFill(fd uintptr) bool {
-	if d.pipe == nil {
-		if d.pipe, d.err = d.pipes.get(); d.err != nil {
-			return true
+// turns is how many chunks a flow moves before the next one has its turn.
+const turns = 16
+
+// pump moves what can be moved. It reports whether there is more, and whether the
+// flow is over with what it ended with.
+func (f *Flow) pump() (more, over bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.over {
+		return false, false, nil
+	}
+	for range turns {
+		if f.cut != nil {
+			return f.end(f.cut)
+		}
+		up, err := f.step(device)
+		if err != nil {
+			return f.end(err)
+		}
+		down, err := f.step(platform)
+		if err != nil {
+			return f.end(err)
+		}
+		if f.ways[device].ended && f.ways[platform].ended {
+			return f.end(nil)
+		}
+		if !up && !down {
+			return false, false, nil
 		}
 	}
-	d.held, d.err = splice(int(fd), d.pipe.in, d.pipe.size)
-	if d.err != unix.EAGAIN && d.held > 0 {
-		return true
-	}
-	d.pipes.put(d.pipe) // it is empty
-	d.pipe = nil
-	if d.err == unix.EAGAIN {
-		d.err = nil
-		return false
-	}
-	return true
+	return true, false, nil
 }
 
-// tryPour moves what is in the pipe on.
-func (d *direction) tryPour(fd uintptr) bool {
-	n, err := splice(d.pipe.out, int(fd), d.held)
+func (f *Flow) end(err error) (more, over bool, _ error) {
+	f.over = true
+	f.close()
+	return false, true, err
+}
+
+// close closes what is open. Nothing else uses it any more.
+func (f *Flow) close() {
+	for i := range f.ways {
+		if p := f.ways[i].pipe; p != nil {
+			f.relay.pipes.drop(p)
+			f.ways[i].pipe = nil
+		}
+	}
+	for _, fd := range f.fd {
+		if fd >= 0 {
+			_ = unix.Close(fd) // it cannot fail for a reason
+		}
+	}
+}
+
+// step moves a chunk from a side, as far as it goes. It reports whether it got
+// anywhere.
+func (f *Flow) step(from int) (bool, error) {
+	w := &f.ways[from]
+	progress := false
+	if !w.ended && w.held == 0 && w.readable {
+		if err := f.fill(from, w); err != nil {
+			return false, err
+		}
+		progress = w.held > 0 || w.ended
+	}
+	if w.held > 0 && f.ways[1-from].writable {
+		moved, err := f.pour(1-from, w)
+		if err != nil {
+			return false, err
+		}
+		if moved > 0 {
+			f.count(from, moved)
+			progress = true
+		}
+	}
+	return progress, nil
+}
+
+// fill takes what has come into a pipe. At the end of the source, the sink is told.
+func (f *Flow) fill(from int, w *way) (err error) {
+	if w.pipe, err = f.relay.pipes.get(); err != nil {
+		return describe("from", from, err)
+	}
+	n, err := splice(f.fd[from], w.pipe.in, w.pipe.size)
+	if n > 0 {
+		w.held = n
+		return nil
+	}
+	f.relay.pipes.put(w.pipe) // it is empty
+	w.pipe = nil
 	switch {
 	case err == unix.EAGAIN:
-		return false
-	case err == nil && n == 0:
-		err = io.ErrShortWrite // the pipe lost bytes: it cannot be
+		w.readable = false
+		return nil
+	case err != nil:
+		return describe("from", from, err)
 	}
-	d.err = err
-	d.held -= n
-	d.moved.Add(uint64(n))
-	d.session.last.Store(time.Now().UnixNano())
-	return true
+	w.ended = true
+	if err := unix.Shutdown(f.fd[1-from], unix.SHUT_WR); err != nil && err != unix.ENOTCONN {
+		return describe("to", 1-from, err)
+	}
+	return nil
+}
+
+// pour moves what is in the pipe on.
+func (f *Flow) pour(to int, w *way) (int, error) {
+	n, err := splice(w.pipe.out, f.fd[to], w.held)
+	if err == unix.EAGAIN {
+		f.ways[to].writable = false
+		return 0, nil
+	}
+	if err != nil {
+		return 0, describe("to", to, err)
+	}
+	if w.held -= n; w.held == 0 {
+		f.relay.pipes.put(w.pipe)
+		w.pipe = nil
+	}
+	return n, nil
+}
+
+func (f *Flow) count(from, n int) {
+	f.moved.last.Store(time.Now().UnixNano())
+	if from == device {
+		f.moved.ToPlatform.Add(uint64(n))
+	} else {
+		f.moved.ToDevice.Add(uint64(n))
+	}
+}
+
+func describe(way string, side int, err error) error {
+	return fmt.Errorf("%s the %s: %w", way, sides[side], err)
 }
 
 func splice(from, to, most int) (int, error) {

@@ -49,6 +49,7 @@ type session struct {
 	*Relay
 	device, platform *net.TCPConn
 	near             [2]*net.TCPConn
+	flow             *Flow
 	moved            Counter
 	ended            chan error
 }
@@ -58,9 +59,16 @@ func join(t testing.TB, idle time.Duration) *session {
 	s := &session{Relay: New(), ended: make(chan error, 1)}
 	s.device, s.near[0] = pair(t)
 	s.platform, s.near[1] = pair(t)
-	go func() { s.ended <- s.Join(s.near[0], s.near[1], idle, &s.moved) }()
+	var err error
+	s.flow, err = s.Begin(s.near[0], s.near[1], idle, &s.moved, func(err error) {
+		s.ended <- err
+		close(s.ended)
+	})
+	must(t, err)
 	t.Cleanup(func() {
-		s.near[0].Close()
+		s.flow.Cut(net.ErrClosed)
+		for range s.ended { // until it is over
+		}
 		s.Close()
 	})
 	return s
@@ -168,20 +176,23 @@ type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
-func TestClosingFromOutsideEndsIt(t *testing.T) {
+func TestACutEndsIt(t *testing.T) {
 	s := join(t, time.Minute)
 	_, err := s.device.Write([]byte("x"))
 	must(t, err)
 	_, err = io.ReadFull(s.platform, make([]byte, 1))
 	must(t, err)
-	s.near[0].Close()
-	if err := <-s.ended; !errors.Is(err, net.ErrClosed) {
+	s.flow.Cut(errCut)
+	s.flow.Cut(net.ErrClosed)
+	if err := <-s.ended; !errors.Is(err, errCut) {
 		t.Errorf("%v", err)
 	}
 	if _, err := s.platform.Read(make([]byte, 1)); err == nil {
 		t.Error("the platform is not told")
 	}
 }
+
+var errCut = errors.New("cut")
 
 func descriptors(t testing.TB) int {
 	t.Helper()
@@ -197,17 +208,19 @@ func TestIdleSessionsHoldNoPipes(t *testing.T) {
 	r := New()
 	var running sync.WaitGroup
 	var ends []net.Conn
+	running.Add(sessions)
 	for range sessions {
 		device, a := pair(t)
 		platform, b := pair(t)
 		ends = append(ends, device, platform)
-		running.Go(func() { _ = r.Join(a, b, time.Minute, new(Counter)) })
-		_, err := device.Write([]byte("x"))
+		_, err := r.Begin(a, b, time.Minute, new(Counter), func(error) { running.Done() })
+		must(t, err)
+		_, err = device.Write([]byte("x"))
 		must(t, err)
 		_, err = io.ReadFull(platform, make([]byte, 1))
 		must(t, err)
 	}
-	if n := descriptors(t) - before; n > 4*sessions+4*maxFree {
+	if n := descriptors(t) - before; n > 4*sessions+4*maxFree+2*runtime.GOMAXPROCS(0) {
 		t.Errorf("%d descriptors for %d sessions, both ends here", n, sessions)
 	}
 	for _, c := range ends {
