@@ -60,7 +60,7 @@ func (a *app) caCommand() *cobra.Command {
 	c.Flags().StringSliceVar(&f.allowEK, "allow-ek", nil, "`names` of endorsement keys that need no certificate (hexadecimal, 000b...)")
 	c.Flags().IntVar(&f.pending, "pending", 0, "`number` of requests by EST that are put off (202) before one is decided")
 	c.Flags().DurationVar(&f.retryAfter, "retry-after", ca.DefaultRetryAfter, "`time` after which those are to ask again")
-	c.AddCommand(a.signCommand())
+	c.AddCommand(a.signCommand(), a.wrapCommand(), a.approveCommand())
 	return c
 }
 

@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"slices"
 
 	"github.com/bedside-gateway/gatewayd/keystore"
@@ -16,22 +17,33 @@ import (
 )
 
 // Import takes a key that a PKI made together with its certificate: wrapped to
-// the TPM of this gateway (a TSS2 file that tpm.Wrap or another tool made), or
-// in the clear where piped is true, so that it comes from no file. The
-// certificates may be in the same text; where they are, they have to be for the key.
+// the TPM of this gateway (a TSS2 file that Wrap or another tool made), or in the
+// clear where piped is true, so that it comes from no file. The certificates may
+// be in the same text; where they are, they have to be for the key.
+//
+// Of a clear key it wipes what it can reach, text included. Packages x509,
+// crypto/ecdsa and tpm2 make copies that nobody can reach, and the collector
+// frees memory without wiping it: so import a clear key in a process that ends
+// then, as gatewayd enroll import does, and never in the daemon.
 func (a *Applicant) Import(ctx context.Context, text []byte, piped bool) (Outcome, error) {
 	p, err := split(text)
+	defer p.wipe()
 	if err != nil {
 		return Outcome{}, err
 	}
-	if p.clear != nil && !piped {
-		return Outcome{}, errors.New("the key is in the clear, in a file on this box: remove the file, and pipe the key in (gatewayd enroll import -) or have the PKI wrap it (gatewayd enroll import --parent)")
+	if p.clear != nil {
+		defer clear(text)
+		if !piped {
+			return Outcome{}, errors.New("the key is in the clear, in a file on this box: remove the file, and pipe the key in (gatewayd enroll import -) or have the PKI wrap it (gatewayd enroll import --parent)")
+		}
 	}
 	if err := a.Recognise(ctx); err != nil {
 		return Outcome{}, err
 	}
 	if p.clear != nil {
-		if p.wrapped, err = a.wrap(ctx, p.clear); err != nil {
+		p.wrapped, err = a.wrap(ctx, p.clear)
+		p.wipe()
+		if err != nil {
 			return Outcome{}, err
 		}
 	}
@@ -59,7 +71,7 @@ func (a *Applicant) take(ctx context.Context, wrapped []byte, certs []*x509.Cert
 	}
 	defer key.Release(ctx)
 	if len(certs) > 0 && !slices.ContainsFunc(certs, func(c *x509.Certificate) bool { return keystore.Matches(key.Public(), c) }) {
-		return Outcome{}, errors.New("the certificates are for another key than the one beside them")
+		return Outcome{}, errForeign
 	}
 	o, err := a.keepImported(key, loadable)
 	if err != nil || len(certs) == 0 {
@@ -87,6 +99,38 @@ func (a *Applicant) keepImported(key crypto.Signer, loadable []byte) (Outcome, e
 	return o, err
 }
 
+var errForeign = errors.New("the certificates are for another key than the one beside them")
+
+// Wrap wraps the clear key in text to the TPM whose tpm.TPM.Parent it is given,
+// for a PKI: what Import takes, with the certificates of text behind the key.
+func Wrap(parent, text []byte) ([]byte, error) {
+	p, err := split(text)
+	defer p.wipe()
+	switch {
+	case err != nil:
+		return nil, err
+	case p.clear == nil:
+		return nil, errors.New("the key is in a TPM or wrapped to one already")
+	case len(p.certificates) == 0:
+		return tpm.Wrap(parent, p.clear)
+	}
+	i := slices.IndexFunc(p.certificates, func(c *x509.Certificate) bool { return keystore.Matches(p.clear.Public(), c) })
+	if i < 0 {
+		return nil, errForeign
+	}
+	wrapped, err := tpm.Wrap(parent, p.clear)
+	return append(wrapped, encode(follow(p.certificates[i], p.certificates))...), err
+}
+
+// ClearKey is the one key in text (PEM, in the clear).
+func ClearKey(text []byte) (crypto.Signer, error) {
+	p, err := split(text)
+	if err == nil && p.clear == nil {
+		err = errors.New("the key is one of a TPM")
+	}
+	return p.clear, err
+}
+
 // parts are what Import was given.
 type parts struct {
 	wrapped      []byte
@@ -94,31 +138,52 @@ type parts struct {
 	certificates []*x509.Certificate
 }
 
+// wipe overwrites the numbers that are the private key.
+func (p *parts) wipe() {
+	switch k := p.clear.(type) {
+	case *ecdsa.PrivateKey:
+		//lint:ignore SA1019 it is wiped, not used
+		clear(k.D.Bits())
+	case *rsa.PrivateKey:
+		for _, n := range append([]*big.Int{k.D, k.Precomputed.Dp, k.Precomputed.Dq, k.Precomputed.Qinv}, k.Primes...) {
+			if n != nil {
+				clear(n.Bits())
+			}
+		}
+	}
+}
+
 func split(text []byte) (p parts, err error) {
 	blocks, err := keystore.Blocks(text)
 	if err != nil {
 		return p, err
 	}
+	defer func() {
+		for _, b := range blocks {
+			if !isCertificates(b) { // those are still in use
+				clear(b.Bytes)
+			}
+		}
+	}()
 	keys := 0
 	for i, b := range blocks {
-		switch b.Type {
-		case "EC PARAMETERS": // openssl writes it in front of a key
-		case "CERTIFICATE", "PKCS7":
-			list, err := certificatesIn(b)
-			if err != nil {
-				return p, fmt.Errorf("PEM block %d: %w", i+1, err)
-			}
+		switch {
+		case b.Type == "EC PARAMETERS": // openssl writes it in front of a key
+			continue
+		case isCertificates(b):
+			var list []*x509.Certificate
+			list, err = certificatesIn(b)
 			p.certificates = append(p.certificates, list...)
-		case tpm.FileType:
+		case b.Type == tpm.FileType:
 			p.wrapped = pem.EncodeToMemory(b)
 			keys++
 		default:
+			p.wipe() // another one
 			p.clear, err = clearKey(b)
-			clear(b.Bytes)
-			if err != nil {
-				return p, err
-			}
 			keys++
+		}
+		if err != nil {
+			return p, fmt.Errorf("PEM block %d: %w", i+1, err)
 		}
 	}
 	if keys != 1 {
@@ -127,24 +192,26 @@ func split(text []byte) (p parts, err error) {
 	return p, nil
 }
 
+func isCertificates(b *pem.Block) bool { return b.Type == "CERTIFICATE" || b.Type == "PKCS7" }
+
 // clearKey reads a key; its errors quote nothing of it.
 func clearKey(b *pem.Block) (crypto.Signer, error) {
 	var key any
 	var err error
-	switch b.Type {
-	case "PRIVATE KEY":
+	switch {
+	case b.Type == "ENCRYPTED PRIVATE KEY" || b.Headers["DEK-Info"] != "":
+		return nil, errors.New("the key is encrypted: decrypt it into a pipe (openssl pkey -in FILE |), and give the file - here")
+	case b.Type == "PRIVATE KEY":
 		key, err = x509.ParsePKCS8PrivateKey(b.Bytes)
-	case "EC PRIVATE KEY":
+	case b.Type == "EC PRIVATE KEY":
 		key, err = x509.ParseECPrivateKey(b.Bytes)
-	case "RSA PRIVATE KEY":
+	case b.Type == "RSA PRIVATE KEY":
 		key, err = x509.ParsePKCS1PrivateKey(b.Bytes)
-	case "ENCRYPTED PRIVATE KEY":
-		return nil, errors.New("the key is encrypted: decrypt it into the pipe, openssl pkey -in FILE | gatewayd enroll import -")
 	default:
-		return nil, fmt.Errorf("it holds a %.40q, which is no key and no certificate", b.Type)
+		return nil, fmt.Errorf("it is a %.40q, which is no key and no certificate", b.Type)
 	}
 	if err != nil {
-		return nil, errors.New("its key is damaged: copy it anew")
+		return nil, errors.New("the key is damaged: copy it anew")
 	}
 	switch k := key.(type) {
 	case *ecdsa.PrivateKey:
@@ -152,5 +219,5 @@ func clearKey(b *pem.Block) (crypto.Signer, error) {
 	case *rsa.PrivateKey:
 		return k, nil
 	}
-	return nil, errors.New("its key is of another kind: P-256, P-384 and RSA of 2048 bits are used")
+	return nil, errors.New("the key is of another kind: P-256, P-384 and RSA of 2048 bits are used")
 }
