@@ -82,6 +82,7 @@ func manufactured(t testing.TB) (*swtpm.Emulator, swtpm.Maker) {
 }
 
 func TestAnotherMakersCertificateVouchesForTheKey(t *testing.T) {
+	t.Parallel()
 	e, maker := manufactured(t)
 	v := newDevice(t, open(t, e, Options{}), nil)
 	r := v.proves(t, attest.Options{EKRoots: must(maker.Roots())(t), Intermediates: must(maker.Intermediates())(t)})
@@ -158,6 +159,7 @@ func TestACertificateOfAnotherKeyIsNotShown(t *testing.T) {
 }
 
 func TestAChallengeOpensOnlyWhereItIsFor(t *testing.T) {
+	t.Parallel()
 	d, elsewhere := open(t, emulator(t), Options{}), open(t, emulator(t), Options{})
 	v, w := newDevice(t, d, nil), newDevice(t, elsewhere, nil)
 	blob, encrypted := challenge(t, v.evidence(t), bytes.Repeat([]byte{7}, 32))

@@ -250,6 +250,7 @@ func TestATPMThatAsksForPatienceGetsIt(t *testing.T) {
 
 // Whatever byte is the last one: the TPM is opened again, and all ends well.
 func TestALinkThatBreaksIsMadeAnew(t *testing.T) {
+	t.Parallel()
 	e := emulator(t)
 	d := open(t, e, Options{})
 	file, sealed := create(t, d, P256), must(d.Seal(t.Context(), []byte("x"), nil))(t)
@@ -520,6 +521,7 @@ func TestATPMInFailureModeIsNamed(t *testing.T) {
 // Each byte of a key file is changed: it is the same key, or none with a name
 // for what is wrong.
 func TestAKeyFileThatWasChangedIsRefused(t *testing.T) {
+	t.Parallel()
 	d := open(t, emulator(t), Options{})
 	text := create(t, d, P256)
 	public := must(PublicKey(text))(t).(*ecdsa.PublicKey)

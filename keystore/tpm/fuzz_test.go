@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"encoding/pem"
 	"io"
 	"strings"
@@ -236,3 +237,47 @@ var clearTestKey = sync.OnceValue(func() *ecdsa.PrivateKey {
 	}
 	return k
 })
+
+// FuzzApproval is a file of the firmware, which the TPM has to judge only where
+// the signature holds.
+func FuzzApproval(f *testing.F) {
+	good, err := Approve(clearTestKey(), map[uint][]byte{4: make([]byte, 32), 7: make([]byte, 32)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	text, err := json.Marshal(good)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte(`{"pcrs":[99999999999],"signer":"BA=="}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var a Approval
+		if json.Unmarshal(text, &a) != nil {
+			return
+		}
+		area, err := a.signer()
+		if err != nil {
+			return
+		}
+		if _, err := a.signature(); err != nil {
+			t.Error("verified, and cannot be read: ", err)
+		}
+		key, err := tpm2.Pub(*area)
+		if digest := sha256.Sum256(a.Policy); err != nil || !ecdsa.VerifyASN1(key.(*ecdsa.PublicKey), digest[:], a.Signature) {
+			t.Error("the signer did not sign: ", err)
+		}
+		_ = selection(a.PCRs...)
+	})
+}
+
+// FuzzCertificates is what a maker left in the TPM.
+func FuzzCertificates(f *testing.F) {
+	f.Add([]byte("\x30\x03abc\x30\x00\xff\xff"))
+	f.Add([]byte{0x30, 0x84, 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, der []byte) {
+		if all := bytes.Join(elements(der), nil); !bytes.HasPrefix(der, all) {
+			t.Error("what was read is not what is there")
+		}
+	})
+}

@@ -59,6 +59,7 @@ func remember() int {
 }
 
 func TestNoPrivateKeyIsInTheMemory(t *testing.T) {
+	t.Parallel()
 	e := emulator(t)
 	d := open(t, e, Options{})
 	clear := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)

@@ -7,8 +7,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"net"
@@ -166,21 +164,6 @@ func tcti(e *swtpm.Emulator) string {
 	}
 	host, port, _ := net.SplitHostPort(strings.TrimPrefix(e.Address(), "tcp:"))
 	return "swtpm:host=" + host + ",port=" + port
-}
-
-func verify(t testing.TB, public crypto.PublicKey, message, signature []byte) {
-	t.Helper()
-	digest := sha256.Sum256(message)
-	good := false
-	switch p := public.(type) {
-	case *ecdsa.PublicKey:
-		good = ecdsa.VerifyASN1(p, digest[:], signature)
-	case *rsa.PublicKey:
-		good = rsa.VerifyPKCS1v15(p, crypto.SHA256, digest[:], signature) == nil
-	}
-	if !good {
-		t.Fatal("the signature does not hold")
-	}
 }
 
 func signer(t testing.TB) *ecdsa.PrivateKey {

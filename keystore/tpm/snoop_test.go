@@ -9,6 +9,7 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	keyfile "github.com/foxboron/go-tpm-keyfiles"
 	"github.com/google/go-tpm/tpm2"
@@ -75,6 +76,7 @@ func TestNoSecretPassesInTheClear(t *testing.T) {
 // Somebody between changes a bit of an answer, at any place, once: nothing
 // wrong comes of it, and the next use is good.
 func TestNoChangedAnswerIsBelieved(t *testing.T) {
+	t.Parallel()
 	e := emulator(t)
 	d := open(t, e, Options{})
 	expect := must(d.Fingerprint(t.Context()))(t)
@@ -91,7 +93,7 @@ func TestNoChangedAnswerIsBelieved(t *testing.T) {
 			return n, err
 		}
 	})})
-	d.o.Command = 50e6 // a changed length is waited for
+	d.o.Command = 250 * time.Millisecond // a changed length is waited for
 	tried, refused := 0, 0
 	for at.Store(0); seen.Load() >= at.Load(); at.Add(31) {
 		d.hangUpForTest()

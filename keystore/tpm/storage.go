@@ -28,10 +28,6 @@ type object struct {
 	public tpm2.TPMTPublic
 }
 
-func (o *object) named() *tpm2.NamedHandle {
-	return &tpm2.NamedHandle{Handle: o.handle, Name: o.name}
-}
-
 func (o *object) auth(s tpm2.Session) tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: o.handle, Name: o.name, Auth: s}
 }

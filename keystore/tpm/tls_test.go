@@ -24,6 +24,7 @@ func identity(t testing.TB, k *Key) (tls.Certificate, *x509.CertPool) {
 }
 
 func TestTLSWithAKeyInTheTPM(t *testing.T) {
+	t.Parallel()
 	d := open(t, emulator(t), Options{})
 	for _, kind := range kinds {
 		k := load(t, d, kind)

@@ -29,19 +29,21 @@ func parentByTools(t testing.TB, e *swtpm.Emulator, dir string) {
 var attributes = regexp.MustCompile(`(?m)^attributes:\n  value: (\S+)`)
 
 func TestToolsReadTheKeyAndSeeWhatWasPromised(t *testing.T) {
+	t.Parallel()
 	for _, start := range []struct {
-		name string
-		on   func() *swtpm.Emulator
+		name  string
+		kinds []Kind
+		on    func() *swtpm.Emulator
 	}{
-		{"unix", func() *swtpm.Emulator { return emulator(t) }},
-		{"tcp", func() *swtpm.Emulator { return started(t, folder(t), swtpm.StartTCP) }},
+		{"unix", kinds, func() *swtpm.Emulator { return emulator(t) }},
+		{"tcp", nil, func() *swtpm.Emulator { return started(t, folder(t), swtpm.StartTCP) }},
 	} {
 		t.Run(start.name, func(t *testing.T) {
 			e, dir := start.on(), t.TempDir()
 			d := open(t, e, Options{})
 			files := map[string][]byte{"attestation key": must(d.AttestationKey(t.Context()))(t),
 				"bound": must(d.Create(t.Context(), P256, &Binding{Signer: signer(t).Public()}))(t)}
-			for _, kind := range kinds {
+			for _, kind := range start.kinds {
 				files[string(kind)] = create(t, d, kind)
 			}
 			d.Close()
@@ -72,6 +74,7 @@ func TestToolsReadTheKeyAndSeeWhatWasPromised(t *testing.T) {
 
 // tpm2-openssl reads our files as they are.
 func TestOpenSSLSignsWithOurKeyFile(t *testing.T) {
+	t.Parallel()
 	e, dir := emulator(t), t.TempDir()
 	d := open(t, e, Options{})
 	hash := map[Kind]string{P256: "-sha256", P384: "-sha384", RSA2048: "-sha256"}
@@ -104,6 +107,7 @@ func TestOpenSSLSignsWithOurKeyFile(t *testing.T) {
 // exempt from the lockout, which that program has no option for, and so is
 // refused by name, as are those that have a password or too few bits.
 func TestAKeyOfOpenSSLIsRefusedByName(t *testing.T) {
+	t.Parallel()
 	e, dir := emulator(t), t.TempDir()
 	made := map[string][]string{
 		"p256": {"-algorithm", "EC", "-pkeyopt", "group:P-256"}, "p384": {"-algorithm", "EC", "-pkeyopt", "group:P-384"},
@@ -141,6 +145,7 @@ func TestAKeyOfOpenSSLIsRefusedByName(t *testing.T) {
 // A key of tpm2-tools that is as ours are is as good as ours; the tools' own
 // wishes otherwise are refused by name.
 func TestAKeyOfToolsIsLoadedOrRefusedByName(t *testing.T) {
+	t.Parallel()
 	e, dir := emulator(t), t.TempDir()
 	parentByTools(t, e, dir)
 	make := func(algorithm, attributes string, more ...string) []byte {

@@ -21,6 +21,7 @@ func clearKeys(t testing.TB) map[Kind]crypto.Signer {
 }
 
 func TestAWrappedKeyIsImportedAndSigns(t *testing.T) {
+	t.Parallel()
 	d, another := open(t, emulator(t), Options{}), open(t, emulator(t), Options{})
 	parent := must(d.Parent(t.Context()))(t)
 	for kind, clear := range clearKeys(t) {
@@ -43,6 +44,7 @@ func TestAWrappedKeyIsImportedAndSigns(t *testing.T) {
 }
 
 func TestAWrappedFileThatWasChangedIsRefused(t *testing.T) {
+	t.Parallel()
 	d, clear := open(t, emulator(t), Options{}), signer(t)
 	block, _ := pem.Decode(must(Wrap(must(d.Parent(t.Context()))(t), clear))(t))
 	refused := 0

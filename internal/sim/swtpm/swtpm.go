@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -28,6 +29,7 @@ type Emulator struct {
 	address string
 	process *exec.Cmd
 	done    chan struct{}
+	stop    sync.Once
 }
 
 const (
@@ -142,11 +144,14 @@ func (e *Emulator) Address() string { return e.address }
 // Pid is the emulator's process.
 func (e *Emulator) Pid() int { return e.process.Process.Pid }
 
-// Stop cuts the power. What is not in the TPM's lasting memory is gone.
+// Stop cuts the power. What is not in the TPM's lasting memory is gone. A second
+// time it does nothing to another emulator in the same folder.
 func (e *Emulator) Stop() {
-	_ = e.process.Process.Kill()
-	<-e.done
-	for _, name := range []string{socket, control, ".lock"} {
-		_ = os.Remove(filepath.Join(e.dir, name))
-	}
+	e.stop.Do(func() {
+		_ = e.process.Process.Kill()
+		<-e.done
+		for _, name := range []string{socket, control, ".lock"} {
+			_ = os.Remove(filepath.Join(e.dir, name))
+		}
+	})
 }
