@@ -87,10 +87,10 @@ func (l *link) Send(command []byte) ([]byte, error) {
 	if slow(command) {
 		limit *= 15
 	}
-	deadline := time.Now().Add(limit)
-	if d, ok := l.ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
+	if d, ok := l.ctx.Deadline(); ok {
+		limit = min(limit, time.Until(d).Round(time.Millisecond))
 	}
+	deadline := time.Now().Add(limit)
 	for wait := 2 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
 		response, err := l.exchange(deadline, command)
 		if errors.Is(err, syscall.ENOMEM) { // the resource manager has no room, and says it in its own way

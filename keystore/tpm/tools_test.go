@@ -63,6 +63,12 @@ func TestToolsReadTheKeyAndSeeWhatWasPromised(t *testing.T) {
 				if m := attributes.FindSubmatch(out); m == nil || string(m[1]) != want {
 					t.Errorf("%s: want %s, tpm2_readpublic says\n%s", name, want, out)
 				}
+				write(t, filepath.Join(dir, "key.tss"), text) // as it is: the program makes the storage key by itself
+				tool(t, e, dir, "tpm2_load", "-r", "key.tss", "-c", "key.ctx", "-n", "name")
+				tool(t, e, dir, "tpm2_flushcontext", "-t")
+				if got := read(t, filepath.Join(dir, "name")); !bytes.Equal(got, f.name.Buffer) {
+					t.Errorf("%s: tpm2_load loads %x", name, got)
+				}
 				block, _ := pem.Decode(read(t, filepath.Join(dir, "key.pem")))
 				if ours := must(x509.MarshalPKIXPublicKey(must(publicKey(&f.public))(t)))(t); !bytes.Equal(ours, block.Bytes) {
 					t.Errorf("%s: another public key", name)
