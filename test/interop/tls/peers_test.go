@@ -3,6 +3,7 @@ package tlsinterop
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -54,9 +55,12 @@ type job struct {
 	trust   string // its file, where not roots.pem
 	version string // 1.2 or 1.3
 	suites  []suite
-	port    string // to call
-	tells   bool   // OpenSSL: it prints the stapled response
-	save    string // GnuTLS: a file for the stapled responses
+	port    string   // to call
+	tells   bool     // OpenSSL and GnuTLS: it prints certificates, OpenSSL the stapled response too
+	save    string   // GnuTLS: a file for the stapled responses
+	silent  int      // JSSE as a platform: connections that say nothing, before the one
+	more    []string // OpenSSL as a device: further arguments
+	message string   // OpenSSL as a device: in place of the usual one
 }
 
 func (j job) files(w *ward) (cert, key, trust string) {
@@ -105,7 +109,7 @@ var callers = [...]peer{
 // ---- programs that copy between their connection and stdin and stdout
 
 // piped delivers the message through such a program, and reads the answer.
-func piped(t *testing.T, name string, args ...string) string {
+func piped(t *testing.T, text, name string, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -117,7 +121,7 @@ func piped(t *testing.T, name string, args ...string) string {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	block := must(mllp.AppendBlock(nil, []byte(message)))(t)
+	block := must(mllp.AppendBlock(nil, []byte(text)))(t)
 	_, writeErr := in.Write(block)
 	var all bytes.Buffer // what stands around the answer as well
 	r := mllp.NewReader(io.TeeReader(out, &all), 1<<16)
@@ -154,7 +158,7 @@ func openSSLCall(t *testing.T, w *ward, j job) string {
 	if j.suites != nil {
 		args = append(args, "-cipher", names(j.suites, func(s suite) string { return s.openssl }, ":"))
 	}
-	return piped(t, "openssl", args...)
+	return piped(t, cmp.Or(j.message, message), "openssl", append(args, j.more...)...)
 }
 
 func needGnuTLS(t *testing.T) {
@@ -177,12 +181,17 @@ func gnuTLSCall(t *testing.T, w *ward, j job) string {
 	if j.suites != nil {
 		priority = "NONE:+VERS-TLS1.2:+COMP-NULL:+SIGN-ALL:+GROUP-ALL:" + names(j.suites, func(s suite) string { return s.gnutls }, ":")
 	}
-	args := []string{"--logfile", filepath.Join(t.TempDir(), "log"), "--priority", priority, "--x509cafile", trust, "--x509certfile", cert, "--x509keyfile", key,
+	log := filepath.Join(t.TempDir(), "log") // with all that is not the platform's
+	args := []string{"--logfile", log, "--priority", priority, "--x509cafile", trust, "--x509certfile", cert, "--x509keyfile", key,
 		"--verify-hostname", w.pki.Options.Platform, "--sni-hostname", w.pki.Options.Platform, "--port", j.port}
 	if j.save != "" {
 		args = append(args, "--save-ocsp-multi", j.save)
 	}
-	return piped(t, "gnutls-cli", append(args, "127.0.0.1")...)
+	if j.tells {
+		args = append(args, "--print-cert")
+	}
+	said := piped(t, message, "gnutls-cli", append(args, "127.0.0.1")...)
+	return said + string(must(os.ReadFile(log))(t))
 }
 
 // start starts a program that takes one connection, and waits for the line
@@ -251,10 +260,24 @@ type javaPeer struct {
 	lines chan string
 }
 
-var startJSSE = sync.OnceValues(func() (*javaPeer, error) {
-	classes := filepath.Join(scratch, "java")
-	if out, err := exec.Command("javac", "-d", classes, "peers/JssePeer.java").CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("javac: %w\n%s", err, out)
+// A machine does one job after the other: a device and a platform that speak
+// with each other need two.
+var (
+	buildJSSE = sync.OnceValues(func() (classes string, err error) {
+		classes = filepath.Join(scratch, "java")
+		if out, err := exec.Command("javac", "-d", classes, "peers/JssePeer.java").CombinedOutput(); err != nil {
+			return "", fmt.Errorf("javac: %w\n%s", err, out)
+		}
+		return classes, nil
+	})
+	startJSSE  = sync.OnceValues(newJSSE)
+	secondJSSE = sync.OnceValues(newJSSE)
+)
+
+func newJSSE() (*javaPeer, error) {
+	classes, err := buildJSSE()
+	if err != nil {
+		return nil, err
 	}
 	p := &javaPeer{cmd: exec.Command("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", classes, "JssePeer"), lines: make(chan string, 16)}
 	p.cmd.Stderr = os.Stderr
@@ -266,7 +289,7 @@ var startJSSE = sync.OnceValues(func() (*javaPeer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.in, jsseStarted = in, p
+	p.in, jsseStarted = in, append(jsseStarted, p)
 	go func() {
 		defer close(p.lines)
 		for s := bufio.NewScanner(out); s.Scan(); {
@@ -274,14 +297,14 @@ var startJSSE = sync.OnceValues(func() (*javaPeer, error) {
 		}
 	}()
 	return p, p.cmd.Start()
-})
+}
 
-var jsseStarted *javaPeer
+var jsseStarted []*javaPeer
 
 func stopJSSE() {
-	if jsseStarted != nil {
-		jsseStarted.in.Close() // it ends with its last job
-		_ = jsseStarted.cmd.Wait()
+	for _, p := range jsseStarted {
+		p.in.Close() // it ends with its last job
+		_ = p.cmd.Wait()
 	}
 }
 
@@ -298,6 +321,9 @@ func (p *javaPeer) do(t *testing.T, w *ward, what string, j job) {
 	words := []string{"do=" + what, "cert=" + cert, "key=" + key, "trust=" + trust, "version=TLSv" + j.version}
 	if j.suites != nil {
 		words = append(words, "suites="+names(j.suites, func(s suite) string { return s.jsse }, ","))
+	}
+	if j.silent > 0 {
+		words = append(words, fmt.Sprint("silent=", j.silent))
 	}
 	if what == "call" {
 		words = append(words, "port="+j.port, "host="+w.pki.Options.Platform, "message="+w.file("message.hl7"))

@@ -4,7 +4,8 @@
 // acknowledged on each connection that is to be good.
 //
 // make interop installs them and runs these tests; without GATEWAY_INTEROP=1 a
-// missing peer is a skip. What each can do is not the same: only JSSE and
+// missing peer is a skip. tunnel_test.go has them speak with each other through the
+// tunnel, which sees no key. What each can do is not the same: only JSSE and
 // wolfSSL speak RFC 6961, only JSSE and GnuTLS staple for intermediates in TLS
 // 1.3. Where a peer falls short as a platform, the test is that it is refused.
 package tlsinterop

@@ -13,11 +13,13 @@ import javax.net.ssl.*;
  * Java's JSSE as the other side of one TLS connection after the other, each in
  * its own SSLContext. A job is a line on stdin of NAME=VALUE, with tabs between:
  *
- *   do=serve cert= key= trust= version= [suites=]
+ *   do=serve cert= key= trust= version= [suites=] [silent=]
  *   do=call  cert= key= trust= version= [suites=] port= host= message=
  *
- * serve says "port N" and takes one connection; both end with "done VERSION
- * SUITE PEER TEXT", or "failed" and the whole chain of exceptions. As a platform
+ * serve says "port N" and takes one connection, after so many silent ones that
+ * say nothing; both end with "done VERSION SUITE PEER HASH TEXT", HASH being the
+ * SHA-256 of the peer's certificate, or "failed" and the whole chain of
+ * exceptions. As a platform
  * it fetches and staples responses itself; as a device it demands stapled ones.
  * Keys are PKCS #8 in PEM, the chain and the trust PEM as well.
  */
@@ -59,6 +61,7 @@ public class JssePeer {
         try (SSLServerSocket l = (SSLServerSocket) f.createServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
             l.setSoTimeout(20000);
             say("port " + l.getLocalPort());
+            for (int n = Integer.parseInt(job.getOrDefault("silent", "0")); n > 0; n--) silent(l, job);
             try (SSLSocket s = (SSLSocket) l.accept()) {
                 s.setNeedClientAuth(true);
                 restrict(s, job);
@@ -68,6 +71,17 @@ public class JssePeer {
                 done(s, text(message));
                 s.getInputStream().read(); // the peer closes first
             }
+        }
+    }
+
+    /** A connection over which nothing is said. What becomes of it is its caller's matter. */
+    static void silent(SSLServerSocket l, Map<String, String> job) throws IOException {
+        try (SSLSocket s = (SSLSocket) l.accept()) {
+            s.setNeedClientAuth(true);
+            restrict(s, job);
+            s.getInputStream().read();
+        } catch (SSLException | SocketException e) {
+            // refused, or reset
         }
     }
 
@@ -88,10 +102,14 @@ public class JssePeer {
     static void done(SSLSocket s, String text) throws Exception {
         X509Certificate peer = (X509Certificate) s.getSession().getPeerCertificates()[0];
         say("done " + s.getSession().getProtocol() + " " + s.getSession().getCipherSuite() + " "
-            + peer.getSubjectX500Principal().getName().replace(' ', '_') + " " + text);
+            + peer.getSubjectX500Principal().getName().replace(' ', '_') + " " + hash(peer.getEncoded()) + " " + text);
     }
 
-    static void restrict(SSLSocket s, Map<String, String> job) throws Exception {
+    static String hash(byte[] b) throws Exception {
+        return HexFormat.of().formatHex(MessageDigest.getInstance("SHA-256").digest(b));
+    }
+
+    static void restrict(SSLSocket s, Map<String, String> job) throws SocketException {
         s.setSoTimeout(20000);
         s.setEnabledProtocols(job.get("version").split(","));
         if (job.containsKey("suites")) s.setEnabledCipherSuites(job.get("suites").split(","));

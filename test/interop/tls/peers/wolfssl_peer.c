@@ -5,13 +5,15 @@
  *
  * VERSION is 1.2 or 1.3, SUITES a list with colons or "-". serve says "port N"
  * and takes one connection; both end with "done VERSION SUITE TEXT" or with
- * "failed" and the reason. As a platform it fetches the responses for its chain
+ * "failed" and the reason. A device also says "hash N", the SHA-256 of the
+ * platform's certificate. As a platform it fetches the responses for its chain
  * and staples them; as a device it demands those of RFC 6961 in TLS 1.2 and
  * that of the leaf in TLS 1.3, which is all that this library can. TRUST holds
  * the roots, and for a platform the issuing CA too.
  */
 #include <wolfssl/options.h>
 #include <wolfssl/ssl.h>
+#include <wolfssl/wolfcrypt/sha256.h>
 
 #include "peer.h"
 
@@ -63,6 +65,22 @@ static WOLFSSL_CTX *context(char **arg, int server)
 static int take(void *s, char *b, int n) { return wolfSSL_read(s, b, n); }
 static int give(void *s, const char *b, int n) { return wolfSSL_write(s, b, n); }
 
+static void hash(WOLFSSL *ssl)
+{
+	WOLFSSL_X509 *cert = wolfSSL_get_peer_certificate(ssl);
+	const unsigned char *der;
+	unsigned char sum[WC_SHA256_DIGEST_SIZE];
+	int n, i;
+
+	if (cert == NULL || (der = wolfSSL_X509_get_der(cert, &n)) == NULL || wc_Sha256Hash(der, (word32)n, sum) != 0)
+		give_up("certificate of the peer");
+	printf("hash ");
+	for (i = 0; i < WC_SHA256_DIGEST_SIZE; i++)
+		printf("%02x", sum[i]);
+	printf("\n");
+	wolfSSL_X509_free(cert);
+}
+
 static void call(peer *p, const char *file)
 {
 	static char message[MAX + 1];
@@ -73,6 +91,7 @@ static void call(peer *p, const char *file)
 	write_block(p, message, (int)fread(message, 1, MAX, f));
 	read_block(p, message);
 	done(wolfSSL_get_version(p->session), wolfSSL_get_cipher_name(p->session), message);
+	hash(p->session);
 	wolfSSL_shutdown(p->session);
 }
 
