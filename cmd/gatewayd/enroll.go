@@ -6,9 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"net"
+	"os"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"rsc.io/qr"
@@ -17,6 +22,7 @@ import (
 	"github.com/bedside-gateway/gatewayd/internal/daemon"
 	"github.com/bedside-gateway/gatewayd/internal/enroll"
 	"github.com/bedside-gateway/gatewayd/internal/status"
+	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/keystore/est"
 	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 )
@@ -101,8 +107,54 @@ func (e *enrolling) print(done enroll.Outcome) error {
 	if e.asJSON {
 		return coded(json.NewEncoder(e.app.out).Encode(done))
 	}
-	fmt.Fprintf(e.app.out, "%s\nNext: %s\n", done.Done, done.Next)
-	return nil
+	_, err := fmt.Fprintf(e.app.out, "%s\n%s\n", e.folded(done.Done), e.folded("Next: "+done.Next))
+	return coded(err)
+}
+
+// columns are those of a serial console; not every one of them breaks a line.
+const columns = 80
+
+// folded breaks a line at spaces for people. Programs get it whole.
+func (e *enrolling) folded(line string) string {
+	if !isTerminal(e.app.out) {
+		return line
+	}
+	return fold(line, columns-1)
+}
+
+func fold(line string, width int) string {
+	var b strings.Builder
+	at := 0
+	for i, word := range strings.Fields(line) {
+		switch n := utf8.RuneCountInString(word); {
+		case i == 0:
+			at = n
+		case at+1+n > width:
+			b.WriteString("\n  ")
+			at = 2 + n
+		default:
+			b.WriteByte(' ')
+			at += 1 + n
+		}
+		b.WriteString(word)
+	}
+	return b.String()
+}
+
+// isTerminal reports whether a stream is a console or another such device.
+func isTerminal(stream any) bool { return mode(stream)&os.ModeCharDevice != 0 }
+
+// mode is what kind of file a stream is; a pipe where it is none.
+func mode(stream any) fs.FileMode {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return fs.ModeNamedPipe
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return fs.ModeNamedPipe
+	}
+	return info.Mode()
 }
 
 // enrolFault gives an error of enrolment its exit code.
@@ -113,10 +165,20 @@ func enrolFault(err error) error {
 	if _, ok := errors.AsType[*est.Refused](err); ok {
 		return &exit{exitProtocol, err}
 	}
-	if tpm.FaultOf(err) == tpm.Absent {
+	if tpm.FaultOf(err) == tpm.Absent || unreachable(err) {
 		return &exit{exitUnavailable, err}
 	}
 	return coded(err)
+}
+
+// unreachable reports whether the CA could not be reached, or said nothing. One
+// that is not trusted was reached.
+func unreachable(err error) bool {
+	if timed, ok := errors.AsType[net.Error](err); ok && timed.Timeout() {
+		return true
+	}
+	_, ok := errors.AsType[*net.OpError](err)
+	return ok
 }
 
 func (e *enrolling) initCommand() *cobra.Command {
@@ -146,9 +208,9 @@ func (e *enrolling) statusCommand() *cobra.Command {
 			if e.asJSON {
 				err = json.NewEncoder(e.app.out).Encode(s)
 			} else {
-				err = writeStatus(e.app.out, o, s)
+				err = e.writeStatus(o, s)
 			}
-			if err == nil && (s.Fault != "" || len(s.Slots) == 0 || s.Slots[0].Subject == "" || s.Slots[0].Expiry != "") {
+			if err == nil && !healthy(s) {
 				return &exit{exitRuntime, nil}
 			}
 			return coded(err)
@@ -156,29 +218,56 @@ func (e *enrolling) statusCommand() *cobra.Command {
 	}
 }
 
-func writeStatus(w io.Writer, o *office, s enroll.Status) error {
+// healthy reports whether the gateway is enrolled and nothing is wrong.
+func healthy(s enroll.Status) bool {
+	if s.Fault != "" || len(s.Slots) == 0 {
+		return false
+	}
+	current := s.Slots[0]
+	return current.Slot == keystore.Current && current.Subject != "" && current.Expiry == "" && current.Fault == ""
+}
+
+func (e *enrolling) writeStatus(o *office, s enroll.Status) error {
+	w := e.app.out
 	fmt.Fprintf(w, "%s, TPM %s", o.Subject.CommonName(), o.tpm.Address())
-	switch {
-	case s.TPM != nil:
-		fmt.Fprintf(w, " (%s %s)\n", s.TPM.Manufacturer, s.TPM.Firmware)
-	default:
-		fmt.Fprintln(w)
+	if s.TPM != nil {
+		fmt.Fprintf(w, " (%s %s)", s.TPM.Manufacturer, s.TPM.Firmware)
+	}
+	fmt.Fprintln(w)
+	if err := writeSlots(w, s.Slots); err != nil {
+		return err
+	}
+	if s.Fault != "" {
+		fmt.Fprintln(w, e.folded("! "+s.Fault+": "+s.Text))
+	}
+	_, err := fmt.Fprintln(w, e.folded("Next: "+s.Next))
+	return err
+}
+
+// writeSlots keeps within 80 columns for a gateway.
+func writeSlots(w io.Writer, slots []enroll.SlotStatus) error {
+	if len(slots) == 0 {
+		return nil
 	}
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	for i, slot := range s.Slots {
-		if i == 0 {
-			fmt.Fprintln(t, "SLOT\tKEY\tKIND\tCERTIFICATE\tISSUER\tUNTIL\tRENEW FROM")
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", slot.Slot, slot.Key, slot.Kind, orDash(slot.Subject), orDash(slot.Issuer), date(slot.NotAfter), date(slot.RenewAt))
+	fmt.Fprintln(t, "SLOT\tCERTIFICATE\tUNTIL\tRENEW FROM\tKEY\tKIND")
+	for _, s := range slots {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Slot, orDash(s.Subject), date(s.NotAfter), date(s.RenewAt), orDash(s.Key), orDash(s.Kind))
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	if s.Fault != "" {
-		fmt.Fprintf(w, "! %s: %s\n", s.Fault, s.Text)
+	for _, s := range slots {
+		if s.Issuer != "" {
+			fmt.Fprintf(w, "%s: issued by %s\n", s.Slot, s.Issuer)
+		}
+		for _, wrong := range []string{s.Expiry, s.Fault} {
+			if wrong != "" {
+				fmt.Fprintf(w, "! %s: %s\n", s.Slot, wrong)
+			}
+		}
 	}
-	_, err := fmt.Fprintf(w, "Next: %s\n", s.Next)
-	return err
+	return nil
 }
 
 func orDash(s string) string {
@@ -201,7 +290,8 @@ func (e *enrolling) csrCommand() *cobra.Command {
 		Use: "csr", Short: "Print the request for the certificate that is wanted next", Args: none,
 		Long: "Print the request (PKCS #10, PEM) for the certificate that is wanted next: for the key that waits for one, or else\n" +
 			"for the key in use. It is the same each time, until the certificate is installed. With --qr it is a QR code of the\n" +
-			"same text for a terminal of 80 columns, to be read off a console by a telephone.",
+			"same text, to be read off a console by a telephone: that of an ECC key needs 80 columns and some 40 lines of\n" +
+			"a terminal that shows UTF-8.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			o, err := e.app.office(e.path, e.store)
 			if err != nil {
@@ -213,23 +303,40 @@ func (e *enrolling) csrCommand() *cobra.Command {
 				return enrolFault(err)
 			}
 			if asQR {
-				return coded(writeQR(e.app.out, text))
+				return coded(e.printQR(text))
 			}
-			_, err = e.app.out.Write(text)
-			return coded(err)
+			return e.printText("request", text)
 		},
 	}
 	c.Flags().BoolVar(&asQR, "qr", false, "print it as a QR code")
 	return c
 }
 
+// printText prints what other programs read: as it is, or as a member of JSON.
+func (e *enrolling) printText(name string, text []byte) error {
+	if e.asJSON {
+		return coded(json.NewEncoder(e.app.out).Encode(map[string]string{name: string(text)}))
+	}
+	_, err := e.app.out.Write(text)
+	return coded(err)
+}
+
+// printQR says how large the code is where a usual console is too small for it.
+func (e *enrolling) printQR(text []byte) error {
+	width, err := writeQR(e.app.out, text)
+	if err == nil && width > columns {
+		fmt.Fprintf(e.app.err, "gatewayd: the code is %d columns wide and %d lines high: make the window and its font so, or take it without --qr\n", width, (width+1)/2)
+	}
+	return err
+}
+
 // writeQR draws a code with two modules a character, dark on light whatever the
 // terminal's colours are: a space is as dark as the background, so that light
-// modules are drawn.
-func writeQR(w io.Writer, text []byte) error {
+// modules are drawn. It says how many columns the code has.
+func writeQR(w io.Writer, text []byte) (width int, err error) {
 	code, err := qr.Encode(strings.TrimSpace(string(text)), qr.L)
 	if err != nil {
-		return fmt.Errorf("the request does not fit into a QR code: %w; print it without --qr", err)
+		return 0, fmt.Errorf("the request does not fit into a QR code: %w; print it without --qr", err)
 	}
 	const quiet = 4 // modules that have to stay light around it (ISO/IEC 18004)
 	var b strings.Builder
@@ -244,22 +351,35 @@ func writeQR(w io.Writer, text []byte) error {
 		b.WriteByte('\n')
 	}
 	_, err = io.WriteString(w, b.String())
-	return err
+	return code.Size + 2*quiet, err
 }
 
-// readAll reads a file of the command line, - being the standard input.
+// readAll reads a file of the command line, - being the standard input. The text
+// is in one place, which the caller may wipe: io.ReadAll leaves copies behind.
 func (a *app) readAll(name string) ([]byte, error) {
 	f, err := a.open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	const most = 1 << 20
-	text, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && len(text) > most {
-		err = fmt.Errorf("%s has more than %d bytes: it is something else", name, most)
+	if name == "-" && isTerminal(a.in) {
+		fmt.Fprintln(a.err, "Paste it here, then press Enter and Ctrl-D.")
 	}
-	return text, err
+	if name == "-" {
+		name = "the standard input"
+	}
+	const most = 256 << 10
+	text := make([]byte, most+1)
+	n, err := io.ReadFull(f, text)
+	switch {
+	case err == nil:
+		return nil, fmt.Errorf("%s has more than %d bytes: it is something else", name, most)
+	case !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, err
+	case n == 0:
+		return nil, fmt.Errorf("%s is empty", name)
+	}
+	return text[:n], nil
 }
 
 func (e *enrolling) installCommand() *cobra.Command {
@@ -285,11 +405,29 @@ func (e *enrolling) installCommand() *cobra.Command {
 }
 
 // An authority is the CA of the flags, or that of the configuration.
-type authority struct{ url, trust, user, passwordFile string }
+type authority struct {
+	url, trust, user, passwordFile string
+	again                          bool
+}
 
 func (u *authority) flags(c *cobra.Command) {
 	c.Flags().StringVar(&u.url, "url", "", "https `URL` of the CA (default: est_url in [identity])")
 	c.Flags().StringVar(&u.trust, "trust", "", "PEM `file` of the roots of the CA's server (default: est_trust in [identity])")
+	c.Flags().BoolVar(&u.again, "again", false, "have one issued though another one waits to be taken up")
+}
+
+// ask has a CA issue a certificate, in one of two ways.
+func (e *enrolling) ask(c *cobra.Command, u *authority, way func(*enroll.Applicant, context.Context, enroll.CA) (enroll.Outcome, error)) error {
+	return e.step(c, func(ctx context.Context, o *office) (enroll.Outcome, error) {
+		ca, err := e.app.authority(o.config, *u)
+		if err != nil {
+			return enroll.Outcome{}, err
+		}
+		if waiting, is, err := o.Pending(); err != nil || is && !u.again {
+			return waiting, err
+		}
+		return way(o.Applicant, ctx, ca)
+	})
 }
 
 func (a *app) authority(c *config.Config, u authority) (enroll.CA, error) {
@@ -302,6 +440,9 @@ func (a *app) authority(c *config.Config, u authority) (enroll.CA, error) {
 	}
 	if i.Identity.ESTURL != "" && i.Identity.ESTTrust == "" {
 		return enroll.CA{}, usage("--trust is missing: no CA is trusted unseen")
+	}
+	if u.user == "" && u.passwordFile != "" {
+		return enroll.CA{}, usage("--user is missing: whose password is in --password-file?")
 	}
 	ca, err := enroll.Authority(&i)
 	if err != nil || u.user == "" {
@@ -323,16 +464,9 @@ func (e *enrolling) renewCommand() *cobra.Command {
 		Use: "renew", Short: "Have a CA issue the next certificate now, over EST", Args: none,
 		Long: "Have a CA issue the next certificate for a new key, over EST (RFC 7030). The gateway shows its present certificate;\n" +
 			"for the first one, or after the present one has expired, give the bootstrap credential of the CA. The running\n" +
-			"gateway renews by itself where est_url is set in [identity].",
-		RunE: func(c *cobra.Command, _ []string) error {
-			return e.step(c, func(ctx context.Context, o *office) (enroll.Outcome, error) {
-				ca, err := e.app.authority(o.config, u)
-				if err != nil {
-					return enroll.Outcome{}, err
-				}
-				return o.Renew(ctx, ca)
-			})
-		},
+			"gateway renews by itself where est_url is set in [identity]. A certificate that waits to be taken up is enough:\n" +
+			"--again has another one issued in its place.",
+		RunE: func(c *cobra.Command, _ []string) error { return e.ask(c, &u, (*enroll.Applicant).Renew) },
 	}
 	u.flags(c)
 	c.Flags().StringVar(&u.user, "user", "", "`user` of the bootstrap credential")
@@ -345,16 +479,9 @@ func (e *enrolling) attestCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "attest", Short: "Have a CA issue a certificate that proves the key is in this TPM", Args: none,
 		Long: "Have a CA issue a certificate after it has seen proof that the key is in this TPM: the TPM's endorsement\n" +
-			"certificate, a certification of the key by an attestation key, and the activation of a credential.",
-		RunE: func(c *cobra.Command, _ []string) error {
-			return e.step(c, func(ctx context.Context, o *office) (enroll.Outcome, error) {
-				ca, err := e.app.authority(o.config, u)
-				if err != nil {
-					return enroll.Outcome{}, err
-				}
-				return o.Attest(ctx, ca)
-			})
-		},
+			"certificate, a certification of the key by an attestation key, and the activation of a credential. A certificate that\n" +
+			"waits to be taken up is enough: --again has another one issued in its place.",
+		RunE: func(c *cobra.Command, _ []string) error { return e.ask(c, &u, (*enroll.Applicant).Attest) },
 	}
 	u.flags(c)
 	return c
@@ -368,19 +495,22 @@ func (e *enrolling) importCommand() *cobra.Command {
 			"or in the clear from a pipe (FILE -), so that it never is in a file here. The certificates may stand beside it.\n" +
 			"A key that the TPM made itself is safer: it was never anywhere else.",
 		RunE: func(c *cobra.Command, args []string) error {
-			if parent {
+			switch {
+			case parent && len(args) > 0:
+				return usage("gatewayd enroll import takes a FILE or --parent, and not both")
+			case parent:
 				return e.printParent(c.Context())
-			}
-			if len(args) == 0 {
+			case len(args) == 0:
 				return usage("gatewayd enroll import needs a FILE, or --parent")
 			}
+			undumped()
 			text, err := e.app.readAll(args[0])
 			if err != nil {
 				return coded(err)
 			}
 			defer clear(text)
 			return e.step(c, func(ctx context.Context, o *office) (enroll.Outcome, error) {
-				done, err := o.Import(ctx, text, args[0] == "-")
+				done, err := o.Import(ctx, text, args[0] == "-" && !mode(e.app.in).IsRegular())
 				if err != nil {
 					err = fmt.Errorf("%s: %w", args[0], err)
 				}
@@ -392,6 +522,10 @@ func (e *enrolling) importCommand() *cobra.Command {
 	return c
 }
 
+// undumped has the kernel write no memory of this process to a disk when it
+// crashes, for a clear key may be in it. Where that fails it is as it was.
+func undumped() { _ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) }
+
 func (e *enrolling) printParent(ctx context.Context) error {
 	o, err := e.app.office(e.path, e.store)
 	if err != nil {
@@ -402,8 +536,7 @@ func (e *enrolling) printParent(ctx context.Context) error {
 	if err != nil {
 		return enrolFault(err)
 	}
-	_, err = e.app.out.Write(text)
-	return coded(err)
+	return e.printText("parent", text)
 }
 
 func (e *enrolling) resetCommand() *cobra.Command {
@@ -414,7 +547,10 @@ func (e *enrolling) resetCommand() *cobra.Command {
 			"hands. They are moved aside, and are of no use without the TPM. The messages in the spool stay, unless the TPM\n" +
 			"gives their key no more: then nobody can read them, and --abandon-spool moves them aside as well.",
 		RunE: func(c *cobra.Command, _ []string) error {
-			if !yes {
+			switch {
+			case c.Flags().Changed("store"):
+				return usage("gatewayd enroll reset gives up all keys of the gateway: leave --store out")
+			case !yes:
 				return usage("gatewayd enroll reset gives up the gateway's identity: say --yes if you mean it")
 			}
 			return e.step(c, func(ctx context.Context, o *office) (enroll.Outcome, error) { return e.reset(ctx, o, abandon) })

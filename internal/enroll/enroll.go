@@ -16,7 +16,9 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/keystore"
@@ -38,6 +40,7 @@ type Applicant struct {
 	Subject keystore.Subject // whom certificates are requested for
 	Kind    tpm.Kind
 	Binding *tpm.Binding // nil: keys are bound to no state of the platform
+	Answers bool         // a CA that answers by itself is configured
 	Now     func() time.Time
 }
 
@@ -48,7 +51,36 @@ type Outcome struct {
 	Next    string `json:"next"`
 }
 
-const nextCSR = "Give the request to the CA (gatewayd enroll csr) and install what it issues (gatewayd enroll install FILE); for a CA that answers by itself, run gatewayd enroll renew or gatewayd enroll attest."
+// command is one of gatewayd enroll, for the store at hand.
+func (a *Applicant) command(words string) string {
+	if store := filepath.Base(a.Store.Dir()); store != Device {
+		words += " --store " + store
+	}
+	return "gatewayd enroll " + words
+}
+
+// byHand is the way to a certificate that every CA has.
+func (a *Applicant) byHand() string {
+	return fmt.Sprintf("give the request (%s) to a CA, then install what it issues (%s)", a.command("csr"), a.command("install FILE"))
+}
+
+// nextCSR is the step after a key was made.
+func (a *Applicant) nextCSR() string {
+	if a.Answers {
+		return fmt.Sprintf("Run %s or %s, for a certificate of the CA that is configured; or %s.", a.command("renew"), a.command("attest"), a.byHand())
+	}
+	return upper(a.byHand()) + "."
+}
+
+// nextRenewal is the step to another certificate.
+func (a *Applicant) nextRenewal() string {
+	if a.Answers {
+		return fmt.Sprintf("For another certificate run %s; or %s.", a.command("renew"), a.byHand())
+	}
+	return "For another certificate " + a.byHand() + "."
+}
+
+func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
 // Init makes a key in the TPM and a request for it, where there is neither a
 // key that waits for its certificate nor one that has it.
@@ -58,10 +90,12 @@ func (a *Applicant) Init(ctx context.Context) (Outcome, error) {
 		return Outcome{}, err
 	}
 	switch {
-	case all.Next != nil && all.Next.Chain == nil:
-		return Outcome{Done: "A key waits for its certificate already.", Next: nextCSR}, a.try(ctx, all.Next)
+	case waits(all.Next):
+		return Outcome{Done: "A key waits for its certificate already.", Next: a.nextCSR()}, a.try(ctx, all.Next)
+	case waits(all.Current): // its certificate was lost
+		return Outcome{Done: "The key is there, and its certificate is not.", Next: a.nextCSR()}, a.try(ctx, all.Current)
 	case all.Current != nil:
-		return Outcome{Done: "The gateway is enrolled already.", Next: "Run gatewayd enroll renew for another certificate."}, a.try(ctx, all.Current)
+		return Outcome{Done: "The gateway is enrolled already.", Next: "Nothing. " + a.nextRenewal()}, a.try(ctx, all.Current)
 	}
 	return a.NewKey(ctx)
 }
@@ -104,7 +138,7 @@ func (a *Applicant) keep(key crypto.Signer, text []byte) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	return Outcome{Changed: true, Done: fmt.Sprintf("A key was made in the TPM: %s.", keystore.Mark(key.Public())), Next: nextCSR}, nil
+	return Outcome{Changed: true, Done: fmt.Sprintf("A key was made in the TPM: %s.", keystore.Mark(key.Public())), Next: a.nextCSR()}, nil
 }
 
 // Recognise notes which TPM it is, before the first key is made in it.
@@ -141,6 +175,7 @@ func (a *Applicant) Request(ctx context.Context) ([]byte, error) {
 }
 
 // request is the one that is kept, if it has the name that the gateway has now.
+// A new one is kept for the key that waits for its certificate.
 func (a *Applicant) request(ctx context.Context, slot *keystore.Slot) ([]byte, error) {
 	if csr, err := parseRequest(slot.Request); err == nil && csr.Subject.CommonName == a.Subject.CommonName() {
 		return slot.Request, nil
@@ -150,8 +185,15 @@ func (a *Applicant) request(ctx context.Context, slot *keystore.Slot) ([]byte, e
 		return nil, err
 	}
 	defer key.Release(ctx)
-	return keystore.Request(key, a.Subject)
+	text, err := keystore.Request(key, a.Subject)
+	if err == nil && waits(slot) {
+		err = a.Store.AddKey(slot.KeyFile, text)
+	}
+	return text, err
 }
+
+// waits reports whether a slot is a key without a certificate.
+func waits(s *keystore.Slot) bool { return s != nil && s.Chain == nil }
 
 func parseRequest(text []byte) (*x509.CertificateRequest, error) {
 	b, _ := pem.Decode(text)

@@ -89,7 +89,7 @@ func (a *Applicant) keepImported(key crypto.Signer, loadable []byte) (Outcome, e
 	}
 	for _, s := range []*keystore.Slot{slots.Current, slots.Next} {
 		if s != nil && s.Public != nil && keystore.Mark(s.Public) == keystore.Mark(key.Public()) {
-			return Outcome{Done: "The key was imported already.", Next: nextCSR}, nil
+			return Outcome{Done: "The key was imported already.", Next: a.nextCSR()}, nil
 		}
 	}
 	o, err := a.keep(key, loadable)

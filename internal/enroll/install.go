@@ -42,14 +42,14 @@ func (a *Applicant) install(all []*x509.Certificate) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	return installed(chain[0], slot, a.Store.Stamp() != before), nil
+	return a.installed(chain[0], slot, a.Store.Stamp() != before), nil
 }
 
-func installed(leaf *x509.Certificate, slot string, changed bool) Outcome {
+func (a *Applicant) installed(leaf *x509.Certificate, slot string, changed bool) Outcome {
 	what := fmt.Sprintf("The certificate %q, until %s, is in the %s slot.", leaf.Subject.CommonName, leaf.NotAfter.UTC().Format(time.DateOnly), slot)
-	o := Outcome{Changed: changed, Done: what, Next: "Nothing: gatewayd takes it up by itself. Look with gatewayd enroll status."}
+	o := Outcome{Changed: changed, Done: what, Next: "Nothing: gatewayd takes it up by itself. Look with " + a.command("status") + "."}
 	if slot == keystore.Next {
-		o.Next = "Nothing: gatewayd tries it with a platform, then takes it up. Look with gatewayd enroll status."
+		o.Next = a.nextTrial() + " Look with " + a.command("status") + "."
 	}
 	if !changed {
 		o.Done = what + " It was there already."
@@ -137,8 +137,34 @@ func (a *Applicant) judge(chain []*x509.Certificate) error {
 		return fmt.Errorf("the certificate expired on %s: have a new one issued, or look at the clock", leaf.NotAfter.UTC().Format(time.DateOnly))
 	case leaf.IsCA:
 		return errors.New("the certificate is that of a CA: have one for a device issued")
+	case !serves(leaf, a.purpose()):
+		return fmt.Errorf("the certificate is not for %s (extended key usage, RFC 5280, section 4.2.1.12): have it issued for that", purposes[a.purpose()])
 	}
 	return nil
+}
+
+var purposes = map[x509.ExtKeyUsage]string{x509.ExtKeyUsageClientAuth: "TLS clients", x509.ExtKeyUsageServerAuth: "TLS servers"}
+
+func (a *Applicant) purpose() x509.ExtKeyUsage {
+	if a.Subject.Server != "" {
+		return x509.ExtKeyUsageServerAuth
+	}
+	return x509.ExtKeyUsageClientAuth
+}
+
+// serves reports whether a certificate may be used for something: one that
+// names no purpose has none against it.
+func serves(c *x509.Certificate, what x509.ExtKeyUsage) bool {
+	named := len(c.ExtKeyUsage) + len(c.UnknownExtKeyUsage)
+	return named == 0 || slices.Contains(c.ExtKeyUsage, what) || slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny)
+}
+
+// nextTrial is what happens to a certificate in the next slot.
+func (a *Applicant) nextTrial() string {
+	if a.Subject.Server != "" {
+		return "Nothing: gatewayd takes it up by itself."
+	}
+	return "Nothing: gatewayd tries it with a platform, then takes it up."
 }
 
 func encode(chain []*x509.Certificate) []byte {

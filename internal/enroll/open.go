@@ -52,6 +52,7 @@ func New(c *config.Config, store string, t *tpm.TPM, now func() time.Time) (*App
 	}
 	var err error
 	a.Binding, err = Binding(c)
+	a.Answers = c.Identity.ESTURL != ""
 	return a, err
 }
 
@@ -95,11 +96,11 @@ func Authority(c *config.Config) (CA, error) {
 	}
 	text, err := os.ReadFile(c.Identity.ESTTrust)
 	if err != nil {
-		return CA{}, fmt.Errorf("est_trust: %w", err)
+		return CA{}, fmt.Errorf("roots of the CA: %w", err)
 	}
 	roots, _, err := config.Roots(text)
 	if err != nil {
-		return CA{}, fmt.Errorf("est_trust: %s %w", c.Identity.ESTTrust, err)
+		return CA{}, fmt.Errorf("roots of the CA: %s %w", c.Identity.ESTTrust, err)
 	}
 	return CA{URL: c.Identity.ESTURL, Roots: roots}, nil
 }

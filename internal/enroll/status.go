@@ -40,7 +40,7 @@ func (a *Applicant) Status(ctx context.Context) (s Status, err error) {
 	if err != nil {
 		return s, err
 	}
-	s.Slots, s.Next = Table(slots, a.Now()), next(slots, a.Now())
+	s.Slots, s.Next = Table(slots, a.Now()), a.next(slots)
 	d, err := a.TPM.Describe(ctx)
 	if err == nil {
 		s.TPM = &d
@@ -49,7 +49,7 @@ func (a *Applicant) Status(ctx context.Context) (s Status, err error) {
 		}
 	}
 	if e, ok := errors.AsType[*tpm.Error](err); ok {
-		s.Fault, s.Text, s.Next = string(e.Fault), e.Error(), e.Next()
+		s.Fault, s.Text, s.Next = string(e.Fault), fmt.Sprintf("could not %s: %v", e.What, e.Err), upper(e.Next())+"."
 		return s, nil
 	}
 	return s, err
@@ -93,20 +93,36 @@ func kind(public any) string {
 }
 
 // next is what to do.
-func next(slots keystore.Slots, now time.Time) string {
+func (a *Applicant) next(slots keystore.Slots) string {
 	switch {
 	case slots.Current == nil && slots.Next == nil:
-		return "Run gatewayd enroll init."
-	case slots.Current == nil:
-		return nextCSR
+		return "Run " + a.command("init") + "."
+	case slots.Current == nil || waits(slots.Current):
+		return a.nextCSR()
 	}
-	switch keystore.Expires(slots.Current.Chain[0], now) {
-	case "":
-		return "Nothing: the gateway is enrolled."
-	case keystore.Expired:
-		return "The certificate has expired: have one issued for gatewayd enroll csr and install it, or run gatewayd enroll renew with the bootstrap credential of the CA."
-	case keystore.NotYet:
+	switch state := keystore.Expires(slots.Current.Chain[0], a.Now()); {
+	case state == keystore.NotYet:
 		return "Look at the clock of the gateway: the certificate is not valid yet."
+	case slots.Next != nil && slots.Next.Chain != nil:
+		return a.nextTrial()
+	case state == keystore.Expired && a.Answers:
+		return fmt.Sprintf("The certificate has expired. Run %s --user USER --password-file FILE with the bootstrap credential of the CA; or %s.", a.command("renew"), a.byHand())
+	case state == keystore.Expired:
+		return "The certificate has expired: " + a.byHand() + "."
+	case waits(slots.Next):
+		return "A key waits for its certificate. " + a.nextCSR()
+	case state == "":
+		return "Nothing: the gateway is enrolled."
 	}
-	return "Have the certificate renewed: gatewayd enroll renew, or gatewayd enroll csr and gatewayd enroll install FILE."
+	return "The certificate ends soon. " + a.nextRenewal()
+}
+
+// Pending tells of a certificate in the next slot that gatewayd has not taken up
+// yet, so that nobody need ask for another one.
+func (a *Applicant) Pending() (o Outcome, is bool, err error) {
+	slots, err := a.Store.Read()
+	if err != nil || slots.Next == nil || slots.Next.Chain == nil || keystore.Expires(slots.Next.Chain[0], a.Now()) == keystore.Expired {
+		return o, false, err
+	}
+	return a.installed(slots.Next.Chain[0], keystore.Next, false), true, nil
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the peers: python3-hl7, OpenSSL, GnuTLS, wolfSSL, Java, an emulated TPM with its tools, and haproxy from
-# Debian, Medplum's packages from npm.
+# Debian and a reader of QR codes, Medplum's packages from npm.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -20,6 +20,7 @@ command -v swtpm >/dev/null || need+=(swtpm)
 command -v swtpm_setup >/dev/null || need+=(swtpm-tools)
 command -v tpm2 >/dev/null || need+=(tpm2-tools)
 [ -n "$(find /usr/lib -name tpm2.so -path '*ossl-modules*' 2>/dev/null)" ] || need+=(tpm2-openssl)
+command -v zbarimg >/dev/null || need+=(zbar-tools)
 command -v haproxy >/dev/null || need+=(haproxy)
 if [ ${#need[@]} -gt 0 ]; then
 	as_root apt-get update -qq

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/bedside-gateway/gatewayd/keystore"
+	"github.com/bedside-gateway/gatewayd/observation"
+)
+
+// picture draws half blocks as a terminal with light letters on dark ground does.
+func picture(text string, scale int) image.Image {
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	m := image.NewGray(image.Rect(0, 0, utf8.RuneCountInString(lines[0])*scale, 2*len(lines)*scale))
+	light := map[rune][2]bool{'█': {true, true}, '▀': {true, false}, '▄': {false, true}, ' ': {}}
+	for row, line := range lines {
+		for column, r := range []rune(line) {
+			for half, is := range light[r] {
+				if !is {
+					continue
+				}
+				for i := range scale * scale {
+					m.SetGray(column*scale+i%scale, (2*row+half)*scale+i/scale, color.Gray{Y: 255})
+				}
+			}
+		}
+	}
+	return m
+}
+
+// What a telephone reads off the console is the request.
+func TestTheCodeReadsBackAsTheRequest(t *testing.T) {
+	zbar, err := exec.LookPath("zbarimg")
+	if err != nil {
+		t.Skip("zbarimg is not installed: apt-get install zbar-tools")
+	}
+	p256, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsa2048, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		key  crypto.Signer
+		most int // columns
+	}{"P-256": {p256, columns}, "P-384": {p384, 100}, "RSA 2048": {rsa2048, 140}} {
+		t.Run(name, func(t *testing.T) {
+			request, err := keystore.Request(c.key, keystore.Subject{Device: observation.EUI64(0x0123456789ABCDEF)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var text bytes.Buffer
+			width, err := writeQR(&text, request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			first, _, _ := strings.Cut(text.String(), "\n")
+			if got := utf8.RuneCountInString(first); got != width || width > c.most {
+				t.Errorf("%d columns, said are %d, and %d are there", got, width, c.most)
+			}
+			file := filepath.Join(t.TempDir(), "code.png")
+			f, err := os.Create(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(png.Encode(f, picture(text.String(), 4)), f.Close()); err != nil {
+				t.Fatal(err)
+			}
+			out, err := exec.CommandContext(t.Context(), zbar, "--quiet", "--raw", "-Sdisable", "-Sqrcode.enable", file).Output()
+			if err != nil {
+				t.Fatalf("zbarimg: %v", err)
+			}
+			if got := strings.TrimSpace(string(out)); got != strings.TrimSpace(string(request)) {
+				t.Errorf("it reads\n%s\nand the request is\n%s", got, request)
+			}
+		})
+	}
+}
+
+func TestACodeThatIsTooWideForAConsoleSaysSo(t *testing.T) {
+	for n, warned := range map[int]bool{300: false, 900: true} {
+		var out, errs bytes.Buffer
+		e := &enrolling{app: &app{out: &out, err: &errs}}
+		if err := e.printQR(bytes.Repeat([]byte("A"), n)); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(errs.String(), "columns wide"); got != warned {
+			t.Errorf("%d bytes: %q", n, errs.String())
+		}
+	}
+	e := &enrolling{app: &app{out: new(bytes.Buffer), err: new(bytes.Buffer)}}
+	if err := e.printQR(bytes.Repeat([]byte("a"), 4000)); err == nil || !strings.Contains(err.Error(), "print it without --qr") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestALineIsFoldedAtSpacesForAConsole(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                               "",
+		"one":                            "one",
+		"one two three":                  "one two\n  three",
+		"onetwothreefour five":           "onetwothreefour\n  five",
+		"é é é é é é":                    "é é é é é\n  é",
+		"Next: gatewayd enroll csr then": "Next:\n  gatewayd\n  enroll\n  csr then",
+	} {
+		if got := fold(line, 10); got != want {
+			t.Errorf("%q: %q", line, got)
+		}
+	}
+	if e := (&enrolling{app: &app{out: new(bytes.Buffer)}}); e.folded(strings.Repeat("a ", 100)) != strings.Repeat("a ", 100) {
+		t.Error("a program gets a folded line")
+	}
+}
+
+func TestAFileIsNoPipeAndNoConsole(t *testing.T) {
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	for name, c := range map[string]struct {
+		stream           any
+		regular, console bool
+	}{"a file": {f, true, false}, "a pipe": {r, false, false}, "a device": {null, false, true}, "a buffer": {new(bytes.Buffer), false, false}} {
+		if mode(c.stream).IsRegular() != c.regular || isTerminal(c.stream) != c.console {
+			t.Errorf("%s has the mode %v", name, mode(c.stream))
+		}
+	}
+}
+
+// A script can tell a CA that is away from one that says no.
+func TestErrorsOfEnrolmentHaveTheirExitCodes(t *testing.T) {
+	away := &net.OpError{Op: "dial", Err: errors.New("connection refused")}
+	for _, c := range []struct {
+		err  error
+		want int
+	}{
+		{fmt.Errorf("EST: %w", away), exitUnavailable},
+		{fmt.Errorf("EST: %w", os.ErrDeadlineExceeded), exitUnavailable},
+		{errors.New("x509: certificate signed by unknown authority"), exitRuntime},
+		{fmt.Errorf("open: %w", fs.ErrPermission), exitPermission},
+		{&exit{exitConfig, errors.New("no CA is configured")}, exitConfig},
+	} {
+		e, ok := errors.AsType[*exit](enrolFault(c.err))
+		if !ok || e.code != c.want {
+			t.Errorf("%v: %+v, want %d", c.err, e, c.want)
+		}
+	}
+}
