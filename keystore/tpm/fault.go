@@ -138,7 +138,7 @@ func classifyResponse(err error) Fault {
 	case isPassword(err):
 		return OwnerLocked
 	case errors.Is(err, tpm2.TPMRCCurve), errors.Is(err, tpm2.TPMRCScheme), errors.Is(err, tpm2.TPMRCCommandCode), errors.Is(err, tpm2.TPMRCAsymmetric),
-		errors.Is(err, tpm2.TPMRCHierarchy):
+		errors.Is(err, tpm2.TPMRCHierarchy), errors.Is(err, tpm2.TPMRCHash), errors.Is(err, tpm2.TPMRCKeySize):
 		return Unable
 	}
 	return Other

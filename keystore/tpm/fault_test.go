@@ -314,14 +314,15 @@ func TestATPMThatHangsIsGivenUpAndOpenedAgain(t *testing.T) {
 	var writes atomic.Int32
 	d := open(t, e, Options{Dial: wired(func(_ int, w *wire) {
 		w.write = func(b []byte) (int, error) {
-			if hang.Load() {
+			cc := tpm2.TPMCC(binary.BigEndian.Uint32(b[6:]))
+			if hang.Load() && cc != tpm2.TPMCCCreatePrimary {
 				writes.Add(1)
 				return len(b), nil
 			}
 			return w.Conn.Write(b)
 		}
 	})})
-	k := load(t, d, P256)
+	k, sealed := load(t, d, P256), must(d.Seal(t.Context(), []byte("x"), nil))(t)
 	d.o.Command = 50 * time.Millisecond
 	hang.Store(true)
 	wantFault(t, sign(k), Failing)
@@ -333,6 +334,19 @@ func TestATPMThatHangsIsGivenUpAndOpenedAgain(t *testing.T) {
 	err := d.Check(ctx)
 	if f := FaultOf(err); f != Busy && f != Failing {
 		t.Error(err)
+	}
+	hang.Store(false)
+	d.o.Command = 20 * time.Second
+	if err := sign(k); err != nil {
+		t.Error(err)
+	}
+	d.o.Command = 50 * time.Millisecond
+	writes.Store(0)
+	hang.Store(true)
+	_, err = d.Unseal(t.Context(), sealed) // in which something would be to flush
+	wantFault(t, err, Failing)
+	if n := writes.Load(); n != 1 {
+		t.Errorf("%d commands were sent after the first got no answer", n-1)
 	}
 	hang.Store(false)
 	d.o.Command = 20 * time.Second
@@ -415,12 +429,21 @@ func TestATPMThatAnotherLeftFullIsEmptied(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	s, _, err := tpm2.PolicySession(other, tpm2.TPMAlgSHA256, 16)
+	if err == nil || s != nil {
+		t.Fatal("there is room for more than three sessions")
+	}
+	list := must(tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: uint32(loadedSessions) << 24, PropertyCount: 1}.Execute(other))(t)
+	must(tpm2.ContextSave{SaveHandle: must(list.CapabilityData.Data.Handles())(t).Handle[0]}.Execute(other))(t)
 	if objects, sessions := handlesOf(t, other); objects != 3 || sessions != 3 {
 		t.Fatalf("%d objects, %d sessions", objects, sessions)
 	}
 	conn.Close()
 	d = open(t, e, Options{})
 	k := must(d.Load(t.Context(), file))(t)
+	if objects, sessions := handlesOf(t, d.link); objects != 1 || sessions != 1 {
+		t.Errorf("%d objects, %d sessions", objects, sessions)
+	}
 	// And once more while it is in use, which a device of its own allows.
 	for range 3 {
 		_, _, _ = tpm2.PolicySession(d.link, tpm2.TPMAlgSHA256, 16)
@@ -591,6 +614,21 @@ func TestSecretsComeBackWhole(t *testing.T) {
 	wantFault(t, err, Tampered)
 	_, err = open(t, emulator(t), Options{}).Unseal(t.Context(), must(d.Seal(t.Context(), []byte("x"), nil))(t))
 	wantFault(t, err, Foreign)
+}
+
+func TestWhatTheTPMAnswersHasAName(t *testing.T) {
+	d := Open("/dev/tpmrm0", Options{})
+	const parameter1, session1 = 0x140, 0x900 // Part 2, 6.6.2
+	for rc, want := range map[tpm2.TPMRC]Fault{
+		tpm2.TPMRCLockout: LockedOut, tpm2.TPMRCRetry: Busy, tpm2.TPMRCNVRate: Busy, tpm2.TPMRCFailure: Failing, tpm2.TPMRCInitialize: Failing,
+		tpm2.TPMRCPolicyFail | session1: Refused, tpm2.TPMRCPCRChanged: Refused, tpm2.TPMRCBadAuth | session1: OwnerLocked, tpm2.TPMRCAuthFail | session1: OwnerLocked,
+		tpm2.TPMRCCurve | parameter1: Unable, tpm2.TPMRCHash | parameter1: Unable, tpm2.TPMRCCommandCode: Unable, tpm2.TPMRCHierarchy: Unable,
+		tpm2.TPMRCObjectMemory: Full, tpm2.TPMRCSessionHandles: Full, tpm2.TPMRCMemory: Full, tpm2.TPMRCSize | parameter1: Other,
+	} {
+		if err := d.fault("do it", fmt.Errorf("in the middle of it: %w", rc)); FaultOf(err) != want {
+			t.Errorf("want %s: %v", want, err)
+		}
+	}
 }
 
 func TestEachFaultSaysWhatToDo(t *testing.T) {

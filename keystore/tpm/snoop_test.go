@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"sync/atomic"
 	"testing"
@@ -15,11 +16,14 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// taped keeps all that passes.
-func taped(tape *bytes.Buffer) func(context.Context, string) (Conn, error) {
+// taped keeps all that passes. It hands over the commands that start a session.
+func taped(tape *bytes.Buffer, started func([]byte)) func(context.Context, string) (Conn, error) {
 	return wired(func(_ int, w *wire) {
 		w.write = func(b []byte) (int, error) {
 			tape.Write(b)
+			if tpm2.TPMCC(binary.BigEndian.Uint32(b[6:])) == tpm2.TPMCCStartAuthSession {
+				started(b)
+			}
 			return w.Conn.Write(b)
 		}
 		w.read = func(b []byte) (int, error) {
@@ -32,11 +36,21 @@ func taped(tape *bytes.Buffer) func(context.Context, string) (Conn, error) {
 
 func TestNoSecretPassesInTheClear(t *testing.T) {
 	var tape bytes.Buffer
+	sessions := 0
+	salted := func(command []byte) { // Part 3, 11.1: without a salt the key of a session is known
+		tail := command[len(command)-9:] // kind, AES with 128 bits in CFB, hash; for policies no AES
+		if tail[0] == byte(tpm2.TPMSEHMAC) {
+			sessions++
+			if key := tpm2.TPMHandle(binary.BigEndian.Uint32(command[10:])); key == tpm2.TPMRHNull || len(command) < 18+18+2+68+9 {
+				t.Errorf("a session of %d bytes is salted with the key %08x", len(command), uint32(key))
+			}
+		}
+	}
 	e, boss := emulator(t), signer(t)
 	setup := open(t, e, Options{})
 	approval := approve(t, setup, boss)
 	setup.Close()
-	d := open(t, e, Options{Dial: taped(&tape), Approvals: []Approval{approval}})
+	d := open(t, e, Options{Dial: taped(&tape, salted), Approvals: []Approval{approval}})
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret)
 	for name, b := range map[string]*Binding{"free": nil, "bound": {Signer: boss.Public()}} {
@@ -57,6 +71,9 @@ func TestNoSecretPassesInTheClear(t *testing.T) {
 	blob, encrypted := challenge(t, v.evidence(t), answer)
 	if got := must(d.Activate(t.Context(), v.ak, blob, encrypted))(t); !bytes.Equal(got, answer) || bytes.Contains(tape.Bytes(), answer) {
 		t.Errorf("the answer to a challenge is %x, on the wire: %v", got, bytes.Contains(tape.Bytes(), answer))
+	}
+	if sessions < 4 {
+		t.Errorf("only %d sessions were looked at", sessions)
 	}
 	// The tape would show it: this is how it goes without the session.
 	text := must(d.Seal(t.Context(), secret, nil))(t)
