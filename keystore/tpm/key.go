@@ -325,13 +325,13 @@ func (k *Key) ensure(l *link) error {
 // Release takes the key out of the TPM, where it takes room. It is loaded again
 // when it signs next.
 func (k *Key) Release(ctx context.Context) {
-	t := k.tpm
+	t, ctx := k.tpm, context.WithoutCancel(ctx)
 	if t.await(ctx) != nil {
 		return
 	}
 	defer func() { t.turn <- struct{}{} }()
 	if i := slices.Index(t.loaded, k); i >= 0 {
-		t.link.ctx = context.WithoutCancel(ctx) // a command that is cut off costs the link
+		t.link.ctx = ctx
 		t.link.flush(k.handle)
 		t.loaded = slices.Delete(t.loaded, i, i+1)
 	}

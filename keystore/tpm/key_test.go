@@ -149,10 +149,20 @@ func TestWhoWaitsMayStopWaiting(t *testing.T) {
 		t.Error(err)
 	}
 	wantFault(t, sign(k), Busy)
-	k.Release(ctx)
 	d.turn <- struct{}{}
+	link := d.link
+	if err := d.Check(ctx); !errors.Is(err, context.Canceled) {
+		t.Error("free, and who does not want it any more takes it: ", err)
+	}
+	k.Release(ctx)
+	if len(d.loaded) != 0 {
+		t.Error("what is released stays loaded")
+	}
 	if err := sign(k); err != nil {
 		t.Error(err)
+	}
+	if d.link != link {
+		t.Error("who went away cost the link")
 	}
 }
 

@@ -142,6 +142,9 @@ func (t *TPM) use(ctx context.Context, what string, f func(*link) error) error {
 }
 
 func (t *TPM) await(ctx context.Context) error {
+	if err := ctx.Err(); err != nil { // a command that is cut off costs the link
+		return err
+	}
 	select {
 	case <-t.turn:
 		return nil
