@@ -33,8 +33,8 @@ build: overlay ## gatewayd and gatewaysim into bin/
 	@mkdir -p bin
 	$(BUILD) -o bin/ ./cmd/gatewayd ./cmd/gatewaysim
 
-demo: build swtpm ## monitor, gateway and platform live for DEMO_SECONDS (30); CAPTURE=FILE replays a recording, TPM=none needs no swtpm
-	@bin/gatewaysim demo --gatewayd bin/gatewayd --seconds $(DEMO_SECONDS) --tpm $(TPM) $(if $(CAPTURE),--capture '$(CAPTURE)')
+demo: build swtpm ## monitor, gateway and platform live for DEMO_SECONDS (30); CAPTURE=FILE replays a recording, SCENARIO=tunnel shows devices with TLS of their own, TPM=none needs no swtpm
+	@bin/gatewaysim demo --gatewayd bin/gatewayd --seconds $(DEMO_SECONDS) --tpm $(TPM) $(if $(CAPTURE),--capture '$(CAPTURE)') $(if $(SCENARIO),--scenario '$(SCENARIO)')
 
 # The arithmetic of big numbers and curves has no memory that goroutines share: it is not watched, which
 # makes certificates and handshakes several times as fast. The race detector's wait of a second at the
