@@ -22,6 +22,8 @@ echo "== a full handshake with three staples verified, beside bare crypto/tls"
 bench ./tlspolicy Handshake
 echo "== Interface A: handshakes with our server, beside OpenSSL's; Interface B with CAs of P-384 and RSA"
 bench ./test/bench Interface
+echo "== the tunnel, beside HAProxy in tcp mode"
+"$GO" test -run '^$' -bench . -benchtime "$time" ./tunnel | grep -E '^(Benchmark|---|FAIL|panic)'
 echo "== the whole gateway"
 "$GO" test -run '^$' -bench ByteToAcknowledgement -benchtime "$messages" ./test/bench | grep -E '^(Benchmark|---|FAIL)'
 "$GO" test -run '^$' -bench EightPorts -benchtime 1x ./test/bench | grep -E '^(Benchmark|---|FAIL)'

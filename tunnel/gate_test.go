@@ -19,6 +19,7 @@ import (
 // A storm of devices costs a handful of handshakes, and no session rides on one
 // that began before it was there.
 func TestAReconnectStormSharesTheNextHandshake(t *testing.T) {
+	t.Parallel()
 	f := newFar(t)
 	w := newWard(t, f, nil)
 	g := w.anyGate()
@@ -61,6 +62,7 @@ func (w *ward) anyGate() *gate {
 }
 
 func TestOneHandshakeAtATime(t *testing.T) {
+	t.Parallel()
 	f := newFar(t, face{mute: true})
 	w := newWard(t, f, func(o *Options) { o.GateTimeout = 200 * time.Millisecond })
 	g := w.anyGate()
@@ -84,6 +86,7 @@ func TestOneHandshakeAtATime(t *testing.T) {
 }
 
 func TestAGoodVerdictIsReusedOnlyWithinItsAge(t *testing.T) {
+	t.Parallel()
 	var offset atomic.Int64
 	f := newFar(t)
 	w := newWard(t, f, func(o *Options) {
@@ -112,6 +115,7 @@ func TestAGoodVerdictIsReusedOnlyWithinItsAge(t *testing.T) {
 }
 
 func TestAVerdictEndsWithItsResponses(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, newFar(t), func(o *Options) { o.Config.Platforms[0].VerdictAge = 100 * 24 * time.Hour })
 	v, err := w.anyGate().pass(t.Context())
 	must(t, err)
@@ -121,6 +125,7 @@ func TestAVerdictEndsWithItsResponses(t *testing.T) {
 }
 
 func TestARefusalIsNotReused(t *testing.T) {
+	t.Parallel()
 	f := newFar(t, face{identity: "platform-revoked"}, face{})
 	w := newWard(t, f, func(o *Options) { o.Config.Platforms[0].VerdictAge = time.Hour })
 	if _, err := w.connect(w.deviceConfig(tls.VersionTLS12)); err == nil {
@@ -134,6 +139,7 @@ func TestARefusalIsNotReused(t *testing.T) {
 
 // While sessions are open the platform is judged again and again.
 func TestOpenSessionsOfARefusedPlatformAreCut(t *testing.T) {
+	t.Parallel()
 	for _, keep := range []bool{false, true} {
 		for _, version := range versions {
 			f := newFar(t)
@@ -171,6 +177,7 @@ func TestOpenSessionsOfARefusedPlatformAreCut(t *testing.T) {
 
 // A platform that cannot be asked keeps its sessions until what it has proved runs out.
 func TestSessionsOutliveAnUnreachablePlatformOnlyAsLongAsItsResponses(t *testing.T) {
+	t.Parallel()
 	var offset atomic.Int64
 	f := newFar(t)
 	w := newWard(t, f, func(o *Options) {
@@ -192,6 +199,7 @@ func TestSessionsOutliveAnUnreachablePlatformOnlyAsLongAsItsResponses(t *testing
 
 // A refusal that comes between the verdict of a session and its connection counts.
 func TestASessionDoesNotEnterAfterARefusal(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, newFar(t), nil)
 	g := w.anyGate()
 	v, err := g.pass(t.Context())
@@ -210,6 +218,7 @@ func TestASessionDoesNotEnterAfterARefusal(t *testing.T) {
 }
 
 func TestWhyThePlatformCouldNotBeJudged(t *testing.T) {
+	t.Parallel()
 	plain, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	var serving sync.WaitGroup
@@ -276,6 +285,7 @@ func TestWhyThePlatformCouldNotBeJudged(t *testing.T) {
 // A platform that turns the gateway's certificate away has proved nothing, and
 // is not told to be a bad one.
 func TestAPlatformThatDeclinesTheGateway(t *testing.T) {
+	t.Parallel()
 	p, err := hospital()
 	must(t, err)
 	f := newFar(t)
@@ -314,6 +324,7 @@ func TestAPlatformThatDeclinesTheGateway(t *testing.T) {
 
 // A platform with an ECC and an RSA certificate shows either, and both are judged.
 func TestBothCertificatesOfAPlatformAreJudged(t *testing.T) {
+	t.Parallel()
 	if testing.Short() || raceDetector {
 		t.Skip("RSA keys take seconds")
 	}
@@ -355,6 +366,7 @@ func TestBothCertificatesOfAPlatformAreJudged(t *testing.T) {
 
 // By each name that devices may ask for, the gate asks for the same.
 func TestTheGateAsksForTheNameOfTheSession(t *testing.T) {
+	t.Parallel()
 	f := newFar(t)
 	var mu sync.Mutex
 	var asked []string

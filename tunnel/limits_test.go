@@ -35,6 +35,7 @@ func ended(t testing.TB, c net.Conn) string {
 }
 
 func TestWhoMayNotConnect(t *testing.T) {
+	t.Parallel()
 	card := MAC{0, 0, 0x5e, 0, 0x53, 1}
 	other := MAC{0, 0, 0x5e, 0, 0x53, 2}
 	elsewhere := netip.MustParsePrefix("192.0.2.0/24")
@@ -79,6 +80,7 @@ func TestWhoMayNotConnect(t *testing.T) {
 }
 
 func TestADeviceThatNeverSpeaks(t *testing.T) {
+	t.Parallel()
 	f := newFar(t)
 	w := newWard(t, f, func(o *Options) { o.HelloTimeout = 50 * time.Millisecond })
 	if got := ended(t, w.raw()); got != "" {
@@ -94,6 +96,7 @@ func TestADeviceThatNeverSpeaks(t *testing.T) {
 
 // A hello that comes byte by byte does not stretch the time.
 func TestSlowloris(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, newFar(t), func(o *Options) { o.HelloTimeout = 100 * time.Millisecond })
 	c := w.raw()
 	began := time.Now()
@@ -117,6 +120,7 @@ func TestSlowloris(t *testing.T) {
 
 // Slow ones have to make room for others, the oldest first; sessions that flow do not.
 func TestTheSlowMakeRoom(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, newFar(t), func(o *Options) { o.Config.Listeners[0].MaxSessions = 4 })
 	flowing := w.device(tls.VersionTLS12)
 	var slow []*net.TCPConn
@@ -137,6 +141,7 @@ func TestTheSlowMakeRoom(t *testing.T) {
 }
 
 func TestAFurtherConnectionOfADeviceEndsItsOldest(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, newFar(t), func(o *Options) { o.Config.Listeners[0].MaxPerDevice = 2 })
 	first, second := w.device(tls.VersionTLS12), w.device(tls.VersionTLS13)
 	third := w.device(tls.VersionTLS12)
@@ -151,6 +156,7 @@ func TestAFurtherConnectionOfADeviceEndsItsOldest(t *testing.T) {
 }
 
 func TestADeviceThatConnectsTooOften(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, newFar(t), func(o *Options) {
 		o.Config.Listeners[0].Rate, o.Config.Listeners[0].Burst = 0.001, 3
 	})
@@ -164,6 +170,7 @@ func TestADeviceThatConnectsTooOften(t *testing.T) {
 }
 
 func TestRatesOfManyDevicesAreForgotten(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, newFar(t), func(o *Options) { o.Config.Listeners[0].Networks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
 	w.Server.mu.Lock()
 	l := w.listeners["127.0.0.1:0"]
@@ -180,6 +187,7 @@ func TestRatesOfManyDevicesAreForgotten(t *testing.T) {
 }
 
 func TestWhatIsNoTLSIsToldSo(t *testing.T) {
+	t.Parallel()
 	f := newFar(t)
 	w := newWard(t, f, nil)
 	for junk, rule := range map[string]string{"GET / HTTP/1.1\r\nHost: x\r\n\r\n": "format", "\x0bMSH|^~\\&|\x1c\r": "format", "\x80\x2e\x01\x03\x01": "version"} {
@@ -199,6 +207,7 @@ func TestWhatIsNoTLSIsToldSo(t *testing.T) {
 }
 
 func TestThePlatformThatHangsUpOrStays(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		face face
 		rule string
@@ -220,6 +229,7 @@ func TestThePlatformThatHangsUpOrStays(t *testing.T) {
 
 // An alert of either side reaches the other.
 func TestAnAlertIsPassedOn(t *testing.T) {
+	t.Parallel()
 	f := newFar(t)
 	w := newWard(t, f, nil)
 	config := w.deviceConfig(tls.VersionTLS12)

@@ -28,6 +28,7 @@ func (w *ward) changed(change func(*Config)) Config {
 }
 
 func TestAReloadKeepsGoodSessions(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*Config){
 		"nothing changes":            func(*Config) {},
 		"limits and times":           func(c *Config) { c.Listeners[0].MaxPerDevice, c.Listeners[0].IdleTimeout = 3, time.Minute },
@@ -67,6 +68,7 @@ func TestAReloadKeepsGoodSessions(t *testing.T) {
 }
 
 func TestAReloadEndsSessionsThatHaveNoPlace(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*Config){
 		"the device's network is gone": func(c *Config) {
 			c.Listeners[0].Networks = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
@@ -97,6 +99,7 @@ func TestAReloadEndsSessionsThatHaveNoPlace(t *testing.T) {
 
 // A session that is never silent has the grace, and no more.
 func TestDrainWaitsForSilenceOrTheGrace(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, newFar(t), func(o *Options) { o.Quiet, o.Grace = 10*time.Second, 300*time.Millisecond })
 	c := w.device(tls.VersionTLS13)
 	began := time.Now()
@@ -118,6 +121,7 @@ func TestDrainWaitsForSilenceOrTheGrace(t *testing.T) {
 }
 
 func TestNewRootsJudgeOpenSessionsAnew(t *testing.T) {
+	t.Parallel()
 	f := newFar(t)
 	w := newWard(t, f, nil)
 	c := w.device(tls.VersionTLS12)
@@ -137,6 +141,7 @@ func TestNewRootsJudgeOpenSessionsAnew(t *testing.T) {
 }
 
 func TestAWrongConfigurationChangesNothing(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, newFar(t), nil)
 	c := w.device(tls.VersionTLS12)
 	for _, test := range []struct {
@@ -185,6 +190,7 @@ func TestAWrongConfigurationChangesNothing(t *testing.T) {
 }
 
 func TestAListenerThatCannotListenIsTriedAgain(t *testing.T) {
+	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	f := newFar(t)
@@ -206,6 +212,7 @@ func TestAListenerThatCannotListenIsTriedAgain(t *testing.T) {
 }
 
 func TestStopEndsHandshakesAtOnceAndSaysSo(t *testing.T) {
+	t.Parallel()
 	f := newFar(t, face{mute: true})
 	w := newWard(t, f, func(o *Options) { o.GateTimeout, o.Grace = time.Minute, time.Minute })
 	waits := make(chan error, 1)
@@ -239,6 +246,7 @@ func TestStopEndsHandshakesAtOnceAndSaysSo(t *testing.T) {
 }
 
 func TestAnIdleSessionEnds(t *testing.T) {
+	t.Parallel()
 	w := newWard(t, newFar(t), func(o *Options) { o.Config.Listeners[0].IdleTimeout = 100 * time.Millisecond })
 	c := w.device(tls.VersionTLS12)
 	_, _ = io.ReadAll(c) // however it ends
