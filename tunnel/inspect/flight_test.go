@@ -470,8 +470,9 @@ func TestAPlatformThatResumesIsCutUnlessItMay(t *testing.T) {
 
 func TestAlertsOfThePlatform(t *testing.T) {
 	fatal, closing, remark := []byte{typeAlert, 3, 3, 0, 2, 2, 40}, []byte{typeAlert, 3, 3, 0, 2, 1, 0}, []byte{typeAlert, 3, 3, 0, 2, 1, 112}
+	known := []byte{typeAlert, 3, 3, 0, 2, 2, 112} // not as a warning
 	for _, s := range shapes[:2] {
-		for _, alert := range [][]byte{fatal, closing} {
+		for _, alert := range [][]byte{fatal, closing, known} {
 			for behind := range 5 {
 				t.Run(fmt.Sprintf("alert %d behind %d messages, %s", alert[6], behind, s.name), func(t *testing.T) {
 					tp := theTape(t)
@@ -497,6 +498,10 @@ func TestAlertsOfThePlatform(t *testing.T) {
 		tp := theTape(t)
 		tp.beforeFlight = remark
 		wantWhole(t, tp, tp.run(theWard().rules(), s), s)
+	}
+	i := New(theWard().rules())
+	if pass, err := i.Platform(remark); !bytes.Equal(pass, remark) || !isEnd(err) {
+		t.Errorf("before the hello: % x, %v", pass, err)
 	}
 }
 

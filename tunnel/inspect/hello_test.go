@@ -44,6 +44,13 @@ func TestHellosThatAreRefused(t *testing.T) {
 		}, func(tp *tape, _ *Rules) { tp.hello.drop(extSupportedVersions) }, RuleVersion, "TLS 1.1 at most"},
 		{"TLS 1.1 in a list", set(extSupportedVersions, 4, 3, 2, 3, 1), set(extSupportedVersions, 4, 3, 2, 3, 3), RuleVersion, "TLS 1.1 at most"},
 		{"versions that nobody knows", set(extSupportedVersions, 4, 0x7a, 0x7a, 0x7f, 28), set(extSupportedVersions, 6, 0x7a, 0x7a, 0x7f, 28, 3, 3), RuleVersion, "no version that is known"},
+		{"TLS 1.3 outside a list, below the floor", func(tp *tape, r *Rules) {
+			tp.hello.version, r.MinVersion = tls.VersionTLS13, tls.VersionTLS13
+			tp.hello.drop(extSupportedVersions)
+		}, func(tp *tape, _ *Rules) {
+			tp.hello.version = tls.VersionTLS13
+			tp.hello.drop(extSupportedVersions)
+		}, RuleVersion, "TLS 1.2 at most"},
 		{"a list of no versions", set(extSupportedVersions, 0), asRecorded, RuleFormat, "extension 43"},
 		{"a list of a version and a half", set(extSupportedVersions, 3, 3, 3, 3), asRecorded, RuleFormat, "extension 43"},
 		{"TLS 1.2 below the floor", func(_ *tape, r *Rules) { r.MinVersion = tls.VersionTLS13 }, func(_ *tape, r *Rules) { r.MinVersion = tls.VersionTLS10 }, RuleVersion, "TLS 1.2 at most"},
@@ -75,6 +82,7 @@ func TestOnlyAHelloAloneIsPassedOn(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"two in one record":        encode([]msg{one, one}, 1<<14),
 		"two in two records":       slices.Concat(hello, hello),
+		"a piece in its record":    records(append(hello[recordHead:len(hello):len(hello)], 1), 1<<14),
 		"another message":          encode([]msg{{messageServerHello, one.body}}, 1<<14),
 		"a piece of another":       append(encode([]msg{one}, 1<<14), records([]byte{1}, 1)...),
 		"early data behind it":     slices.Concat(hello, []byte{typeApplicationData, 3, 3, 0, 1, 0}),
@@ -168,6 +176,8 @@ func TestHelloRetryRequest(t *testing.T) {
 		{"no name in the second hello", append(begun, step13{true, hello(func(f *fields) { f.drop(0) }), false}), RuleFormat},
 		{"another random in the second hello", append(begun, step13{true, hello(func(f *fields) { f.random[0] ^= 1 }), false}), RuleFormat},
 		{"other versions in the second hello", append(begun, step13{true, hello(func(f *fields) { f.set(extSupportedVersions, []byte{2, 3, 3}) }), false}), RuleFormat},
+		{"another session in the second hello", append(begun, step13{true, hello(func(f *fields) { f.session = make([]byte, 32) }), false}), RuleFormat},
+		{"other protocols in the second hello", append(begun, step13{true, hello(func(f *fields) { f.set(extALPN, []byte{0, 2, 1, 'x'}) }), false}), RuleFormat},
 		{"other suites in the second hello", append(begun, step13{true, hello(func(f *fields) { f.suites = append(f.suites, 0x2f) }), false}), RuleFormat},
 		{"early data in the second hello", append(begun, step13{true, hello(func(f *fields) { f.set(extEarlyData, nil) }), false}), RuleEarlyData},
 		{"application data in place of the second hello", append(begun, step13{true, []byte{typeApplicationData, 3, 3, 0, 1, 0}, false}), RuleFormat},

@@ -263,8 +263,6 @@ func (i *Inspector) fromPlatform(u unit) error {
 		return i.answer(u)
 	case i.state == awaitResumed || i.state == awaitCertificate && i.client.Ticket && isShort(u):
 		return i.resumed(u)
-	case u.content != typeHandshake:
-		return s.malformed(alertUnexpectedMessage, "%v, which does not belong there", u)
 	}
 	return i.flightMessage(u)
 }

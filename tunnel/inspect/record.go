@@ -44,7 +44,7 @@ type stream struct {
 // A unit is one message of a handshake, or the content of another record.
 type unit struct {
 	content byte   // type of the record
-	message byte   // type of the message, in a handshake
+	message byte   // type of the message, in a handshake; else 0, which nothing here accepts
 	body    []byte // of the message without its head, or of the record; it stays
 	last    bool   // the record ends with it
 }
