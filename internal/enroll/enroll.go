@@ -175,18 +175,20 @@ func (a *Applicant) Request(ctx context.Context) ([]byte, error) {
 }
 
 // request is the one that is kept, if it has the name that the gateway has now.
-// A new one is kept for the key that waits for its certificate.
+// Where the name changed, the new one is kept for the key that waits.
 func (a *Applicant) request(ctx context.Context, slot *keystore.Slot) ([]byte, error) {
-	if csr, err := parseRequest(slot.Request); err == nil && csr.Subject.CommonName == a.Subject.CommonName() {
+	csr, err := parseRequest(slot.Request)
+	if err == nil && csr.Subject.CommonName == a.Subject.CommonName() {
 		return slot.Request, nil
 	}
+	renamed := err == nil
 	key, err := a.TPM.Load(ctx, slot.KeyFile)
 	if err != nil {
 		return nil, err
 	}
 	defer key.Release(ctx)
 	text, err := keystore.Request(key, a.Subject)
-	if err == nil && waits(slot) {
+	if err == nil && renamed && waits(slot) {
 		err = a.Store.AddKey(slot.KeyFile, text)
 	}
 	return text, err
