@@ -212,11 +212,12 @@ func (g *gate) publish(v Verdict, asked netip.AddrPort) {
 	g.s.count(func(n *Counts) { n.Gate[v.Result]++ })
 	g.mu.Lock()
 	var notes []Event
+	moved := false
 	if !asked.IsValid() && v.Address.IsValid() {
+		moved = g.posts[g.latest] != nil && (g.latest != v.Address || g.posts[asked] != nil)
 		g.latest = v.Address
-		if byName := g.posts[asked]; byName != nil { // it could not be reached; now it can
-			delete(g.posts, asked)
-		}
+		// What is known of the name, and of where it led before, is past.
+		maps.DeleteFunc(g.posts, func(a netip.AddrPort, p *post) bool { return a != v.Address && len(p.sessions) == 0 })
 	}
 	at := g.post(v.Address)
 	before := at.verdict
@@ -228,7 +229,7 @@ func (g *gate) publish(v Verdict, asked netip.AddrPort) {
 	if v.Result == Good {
 		at.good = v
 	}
-	if before.Result != v.Result || v.Err != nil && before.Err != nil && before.Err.Error() != v.Err.Error() {
+	if before.Result != v.Result || moved || v.Err != nil && before.Err != nil && before.Err.Error() != v.Err.Error() {
 		notes = append(notes, Event{Kind: gateEvents[v.Result], Platform: g.platform.Name, ServerName: g.key.serverName, Address: v.Address, Err: v.Err})
 	}
 	cut := g.condemned(at)
@@ -290,7 +291,10 @@ func (g *gate) enter(x *session, v Verdict) error {
 func (g *gate) leave(x *session, v Verdict) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	at := g.post(v.Address)
+	at := g.posts[v.Address]
+	if at == nil {
+		return // it did not enter
+	}
 	delete(at.sessions, x)
 	if len(at.sessions) == 0 && at.stop != nil {
 		at.stop()
@@ -326,8 +330,8 @@ const (
 func (g *gate) pause(address netip.AddrPort) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	at, d := g.post(address), g.platform.Recheck
-	if at.verdict.Result == Good {
+	at, d := g.posts[address], g.platform.Recheck
+	if at != nil && at.verdict.Result == Good {
 		return min(d, max(at.verdict.Until.Sub(g.s.o.Now()), shortPause))
 	}
 	return min(d, retryPause)

@@ -282,6 +282,56 @@ func TestWhyThePlatformCouldNotBeJudged(t *testing.T) {
 	}
 }
 
+// What was wrong where the name led before is past once it leads elsewhere.
+func TestAPlatformThatMoves(t *testing.T) {
+	t.Parallel()
+	bad, good := newFar(t, face{identity: "platform-revoked"}), newFar(t)
+	var target atomic.Pointer[far]
+	target.Store(bad)
+	w := newWard(t, bad, func(o *Options) {
+		o.Config.Platforms[0].Connect = "platform.test:2575"
+		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address == "platform.test:2575" {
+				f := target.Load()
+				if f == nil {
+					return nil, &net.DNSError{Err: "no such host", Name: address, IsNotFound: true}
+				}
+				address = f.address()
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		}
+	})
+	if _, err := w.connect(w.deviceConfig(tls.VersionTLS12)); err == nil {
+		t.Fatal("it got through")
+	}
+	target.Store(good)
+	w.echo(w.device(tls.VersionTLS12), "ping")
+	only := func(result Result, address string) {
+		t.Helper()
+		var rows []PlatformStatus
+		for _, p := range w.Status().Platforms {
+			if p.Sessions == 0 || p.Result != Good {
+				rows = append(rows, p)
+			}
+		}
+		if result == Good && len(rows) != 0 || result != Good && (len(rows) != 1 || rows[0].Result != result) {
+			t.Errorf("%s at %s: %+v", result, address, rows)
+		}
+	}
+	only(Good, good.address())
+	target.Store(nil) // the name server is away
+	if _, err := w.connect(w.deviceConfig(tls.VersionTLS12)); err == nil {
+		t.Fatal("it got through")
+	}
+	only(Unreachable, "")
+	target.Store(good)
+	w.echo(w.device(tls.VersionTLS12), "ping")
+	only(Good, good.address())
+	if text := w.log.String(); strings.Count(text, `msg="tunnel: the gate is closed"`) != 2 || strings.Count(text, `msg="tunnel: the gate is open"`) != 2 {
+		t.Error(text)
+	}
+}
+
 // A platform that turns the gateway's certificate away has proved nothing, and
 // is not told to be a bad one.
 func TestAPlatformThatDeclinesTheGateway(t *testing.T) {

@@ -189,6 +189,7 @@ func (f *far) config(one face) *tls.Config {
 		name = "platform"
 	}
 	c := &tls.Config{Certificates: []tls.Certificate{f.stapled(name, one.staples)}, ClientAuth: tls.RequireAnyClientCert, MinVersion: one.version, MaxVersion: one.version}
+	c.SetSessionTicketKeys([][32]byte{{1}}) // those of all connections: it resumes
 	if one.second != "" {
 		c.Certificates = append(c.Certificates, f.stapled(one.second, nil))
 	}
