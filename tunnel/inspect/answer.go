@@ -19,6 +19,7 @@ var downgraded = []byte("DOWNGRD\x01")
 
 // A serverHello is a ServerHello or a HelloRetryRequest.
 type serverHello struct {
+	body            []byte
 	version         uint16 // that is chosen
 	legacy          uint16
 	random, session []byte
@@ -43,7 +44,7 @@ func parseServerHello(body []byte) (h *serverHello, wrong string) {
 	if compression != 0 {
 		return h, "it compresses"
 	}
-	h.session, h.version = session, h.legacy
+	h.body, h.session, h.version = body, session, h.legacy
 	return h, extensions(s, h.extension)
 }
 
@@ -146,12 +147,19 @@ const nextPlain = "switch that off at the device or at the platform"
 // judgeResumption: a platform that resumes a session shows no certificate. It
 // echoes the session ID, or it leaves its flight short (RFC 5246, section 7.3;
 // RFC 5077, section 3.4).
+//
+// With the refusal the device gets that ServerHello, which is worth nothing
+// without the Finished that would follow: only a session that it has seen
+// resumed does it forget at a fatal alert (RFC 5246, section 7.2.2), and comes
+// again without. JSSE would try the old one for ever.
 func (i *Inspector) judgeResumption() error {
 	if i.rules.Resumption {
 		return nil
 	}
-	return cut(RuleResumption, alertHandshakeFailure, "switch off session resumption (session IDs and tickets) at the device or at the platform, or allow it for this route",
+	e := cut(RuleResumption, alertHandshakeFailure, "switch off session resumption (session IDs and tickets) at the device or at the platform, or allow it for this route",
 		"the platform resumes an earlier session and shows no certificate that could be judged")
+	e.before = recordOf(messageServerHello, i.flight.server.body)
+	return e
 }
 
 // isShort: what can follow a ServerHello at once in a flight that resumes.

@@ -3,6 +3,7 @@ package inspect
 import (
 	"crypto/tls"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -49,6 +50,7 @@ type CutError struct {
 	// Alert is what the device is to be told; Record has it as bytes.
 	Alert   tls.AlertError
 	version uint16
+	before  []byte
 }
 
 func cut(rule Rule, alert tls.AlertError, next, format string, args ...any) *CutError {
@@ -67,9 +69,9 @@ func (e *CutError) Error() string {
 
 func (e *CutError) Unwrap() error { return e.Err }
 
-// Record is the alert for the device, as bytes. The platform is told nothing: it
-// sees the connection close.
-func (e *CutError) Record() []byte { return Alert(e.version, e.Alert) }
+// Record is the alert for the device, as bytes, behind what it needs to make sense
+// of it. The platform is told nothing: it sees the connection close.
+func (e *CutError) Record() []byte { return slices.Concat(e.before, Alert(e.version, e.Alert)) }
 
 // An EndError is a handshake that one side gave up with an alert of its own.
 // The alert is passed on, then nothing more.

@@ -468,6 +468,28 @@ func TestAPlatformThatResumesIsCutUnlessItMay(t *testing.T) {
 	})
 }
 
+// A device forgets a session at a fatal alert only once it has seen it resumed.
+func TestARefusedResumptionComesWithItsServerHelloAndNoMore(t *testing.T) {
+	session := bytes.Repeat([]byte{9}, 32)
+	for _, s := range shapes {
+		tp := theTape(t)
+		tp.hello.session, tp.server.session = session, session
+		f := tp.run(theWard().rules(), s)
+		c := wantCut(t, f.err, RuleResumption)
+		want := append(encode(tp.flight[:1], 1<<14), Alert(tls.VersionTLS12, alertHandshakeFailure)...)
+		if !bytes.Equal(c.Record(), want) {
+			t.Errorf("the device is told % x", c.Record())
+		}
+	}
+	// One that fits into no record is left out.
+	tp, rules := theTape(t), theWard().rules()
+	tp.hello.session, tp.server.session = session, session
+	tp.server.set(0x5a5a, make([]byte, maxFragment))
+	if c := wantCut(t, tp.run(rules, shapes[0]).err, RuleResumption); len(c.Record()) != recordHead+alertSize {
+		t.Errorf("%d bytes", len(c.Record()))
+	}
+}
+
 func TestAlertsOfThePlatform(t *testing.T) {
 	fatal, closing, remark := []byte{typeAlert, 3, 3, 0, 2, 2, 40}, []byte{typeAlert, 3, 3, 0, 2, 1, 0}, []byte{typeAlert, 3, 3, 0, 2, 1, 112}
 	known := []byte{typeAlert, 3, 3, 0, 2, 2, 112} // not as a warning

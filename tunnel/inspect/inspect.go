@@ -137,7 +137,8 @@ func (i *Inspector) Device(p []byte) (pass []byte, err error) {
 }
 
 // Platform is Device for the other direction. Nothing of a TLS 1.2 flight
-// passes before all of it was judged.
+// passes before all of it was judged; of one that resumes and is cut for it, the
+// ServerHello comes with CutError.Record.
 func (i *Inspector) Platform(p []byte) (pass []byte, err error) {
 	return i.take(&i.platform, p, i.fromPlatform)
 }

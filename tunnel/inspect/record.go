@@ -3,6 +3,7 @@ package inspect
 import (
 	"crypto/tls"
 	"encoding/binary"
+	"slices"
 )
 
 // Content types of records and the messages of a handshake (RFC 5246, RFC 8446).
@@ -124,6 +125,16 @@ func (s *stream) record() (content byte, body []byte, ok bool, err error) {
 	}
 	s.at += recordHead + n
 	return b[0], b[recordHead : recordHead+n : recordHead+n], true, nil
+}
+
+// recordOf is a message as a record; nil where it does not fit into one.
+func recordOf(message byte, body []byte) []byte {
+	n := messageHead + len(body)
+	if n > maxFragment {
+		return nil
+	}
+	head := []byte{typeHandshake, 3, 3, byte(n >> 8), byte(n), message, 0, byte(len(body) >> 8), byte(len(body))}
+	return slices.Concat(head, body)
 }
 
 func (s *stream) malformed(alert tls.AlertError, format string, args ...any) *CutError {

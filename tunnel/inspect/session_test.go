@@ -246,7 +246,9 @@ func wantCut(t *testing.T, err error, rule Rule) *CutError {
 	if c.Reason == "" || c.Next == "" || c.Alert == 0 || !strings.Contains(c.Error(), c.Reason) || !strings.Contains(c.Error(), c.Next) || !strings.Contains(c.Error(), string(rule)) {
 		t.Errorf("it does not say what an operator needs: %v", c)
 	}
-	if record := c.Record(); len(record) != 7 || record[0] != typeAlert || record[1] != 3 || record[6] != byte(c.Alert) {
+	record := c.Record()
+	alert := record[len(record)-recordHead-alertSize:]
+	if alert[0] != typeAlert || alert[1] != 3 || alert[4] != alertSize || alert[5] != alertFatal || alert[6] != byte(c.Alert) || len(alert) < len(record) && rule != RuleResumption {
 		t.Errorf("its alert is % x", record)
 	}
 	return c

@@ -59,6 +59,7 @@ type job struct {
 	tells   bool     // OpenSSL and GnuTLS: it prints certificates, OpenSSL the stapled response too
 	save    string   // GnuTLS: a file for the stapled responses
 	silent  int      // JSSE as a platform: connections that say nothing, before the one
+	times   int      // JSSE as a device: connections with one memory for sessions, 0 is one
 	more    []string // OpenSSL as a device: further arguments
 	message string   // OpenSSL as a device: in place of the usual one
 }
@@ -321,6 +322,9 @@ func (p *javaPeer) do(t *testing.T, w *ward, what string, j job) {
 	words := []string{"do=" + what, "cert=" + cert, "key=" + key, "trust=" + trust, "version=TLSv" + j.version}
 	if j.suites != nil {
 		words = append(words, "suites="+names(j.suites, func(s suite) string { return s.jsse }, ","))
+	}
+	if j.times > 0 {
+		words = append(words, fmt.Sprint("times=", j.times))
 	}
 	if j.silent > 0 {
 		words = append(words, fmt.Sprint("silent=", j.silent))

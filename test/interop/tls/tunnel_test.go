@@ -298,6 +298,22 @@ func TestSessionsResumeByTheRuleOnly(t *testing.T) {
 	}
 }
 
+// Without a look at the ServerHello that resumes, JSSE would try the same session
+// again for ever.
+func TestAJSSEDeviceGetsThroughAfterARefusedResumption(t *testing.T) {
+	w := needWard(t)
+	needJSSE(t)
+	far := w.openSSLPlatform(t, pki.ECC, "-tls1_2")
+	tun := w.tunnelTo(t, far.addr, w.issuing(t, pki.ECC), nil)
+	said := jsseCall(t, w, job{name: "device", trust: "ecc-issuing.pem", version: "1.2", port: tun.port, times: 3})
+	if !strings.HasPrefix(said, "done") || !strings.Contains(said, "MSA|CA|"+controlID) {
+		t.Errorf("the device says: %s", said)
+	}
+	tun.wantOpened(t, true)
+	tun.wantCut(t, inspect.RuleResumption)
+	tun.wantOpened(t, true)
+}
+
 func TestEarlyDataIsRefusedAndTheSessionWithoutItPasses(t *testing.T) {
 	w := needWard(t)
 	far := w.openSSLPlatform(t, pki.ECC, "-early_data", "-tls1_3")

@@ -14,12 +14,13 @@ import javax.net.ssl.*;
  * its own SSLContext. A job is a line on stdin of NAME=VALUE, with tabs between:
  *
  *   do=serve cert= key= trust= version= [suites=] [silent=]
- *   do=call  cert= key= trust= version= [suites=] port= host= message=
+ *   do=call  cert= key= trust= version= [suites=] [times=] port= host= message=
  *
  * serve says "port N" and takes one connection, after so many silent ones that
  * say nothing; both end with "done VERSION SUITE PEER HASH TEXT", HASH being the
  * SHA-256 of the peer's certificate, or "failed" and the whole chain of
- * exceptions. As a platform
+ * exceptions. A device that calls several times does so with one memory for
+ * sessions, and ends after the last, whatever became of those before. As a platform
  * it fetches and staples responses itself; as a device it demands stapled ones.
  * Keys are PKCS #8 in PEM, the chain and the trust PEM as well.
  */
@@ -68,7 +69,7 @@ public class JssePeer {
                 s.startHandshake();
                 byte[] message = read(s.getInputStream());
                 write(s.getOutputStream(), acknowledgement(message));
-                done(s, text(message));
+                say(done(s, text(message)));
                 s.getInputStream().read(); // the peer closes first
             }
         }
@@ -86,23 +87,35 @@ public class JssePeer {
     }
 
     static void call(Map<String, String> job) throws Exception {
+        SSLContext context = context(job, true);
+        for (int n = Integer.parseInt(job.getOrDefault("times", "1")); n > 1; n--) {
+            try {
+                call(job, context);
+            } catch (IOException e) {
+                // what the other side saw is what counts
+            }
+        }
+        say(call(job, context));
+    }
+
+    static String call(Map<String, String> job, SSLContext context) throws Exception {
         String host = job.get("host");
         Socket plain = new Socket(InetAddress.getLoopbackAddress(), Integer.parseInt(job.get("port")));
-        try (SSLSocket s = (SSLSocket) context(job, true).getSocketFactory().createSocket(plain, host, 2575, true)) {
+        try (SSLSocket s = (SSLSocket) context.getSocketFactory().createSocket(plain, host, 2575, true)) {
             restrict(s, job);
             SSLParameters p = s.getSSLParameters();
             p.setEndpointIdentificationAlgorithm("HTTPS");
             s.setSSLParameters(p);
             s.startHandshake();
             write(s.getOutputStream(), Files.readAllBytes(Path.of(job.get("message"))));
-            done(s, text(read(s.getInputStream())));
+            return done(s, text(read(s.getInputStream())));
         }
     }
 
-    static void done(SSLSocket s, String text) throws Exception {
+    static String done(SSLSocket s, String text) throws Exception {
         X509Certificate peer = (X509Certificate) s.getSession().getPeerCertificates()[0];
-        say("done " + s.getSession().getProtocol() + " " + s.getSession().getCipherSuite() + " "
-            + peer.getSubjectX500Principal().getName().replace(' ', '_') + " " + hash(peer.getEncoded()) + " " + text);
+        return "done " + s.getSession().getProtocol() + " " + s.getSession().getCipherSuite() + " "
+            + peer.getSubjectX500Principal().getName().replace(' ', '_') + " " + hash(peer.getEncoded()) + " " + text;
     }
 
     static String hash(byte[] b) throws Exception {
