@@ -30,8 +30,8 @@ func (t *TPM) Seal(ctx context.Context, secret []byte, b *Binding) (text []byte,
 }
 
 // Unseal gives a secret back that Seal took. On the way from the TPM it is
-// encrypted. The caller clears it after use; two copies stay in the memory of the
-// process until it is used for something else, in buffers of package tpm2.
+// encrypted. The caller clears it after use; copies stay in the memory of the process
+// until it is used for something else, in buffers of package tpm2.
 func (t *TPM) Unseal(ctx context.Context, text []byte) (secret []byte, err error) {
 	const what = "unseal a secret"
 	f, err := parse(text, keyfile.OIDSealedKey)
