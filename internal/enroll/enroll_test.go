@@ -73,7 +73,7 @@ func TestInitTellsATPMThatLostItsKeys(t *testing.T) {
 
 // A CA that has to think compares bytes (RFC 7030, section 4.2.3).
 func TestTheRequestStaysTheSameUntilACertificateIsInstalled(t *testing.T) {
-	for _, kind := range []tpm.Kind{tpm.P256, tpm.P384, tpm.RSA2048} {
+	for _, kind := range kinds() {
 		t.Run(string(kind), func(t *testing.T) {
 			b := newBox(t, kind)
 			b.init()

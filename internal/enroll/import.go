@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strings"
 
 	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/keystore/tpm"
@@ -22,40 +23,55 @@ import (
 // be in the same text; where they are, they have to be for the key.
 //
 // Of a clear key it wipes what it can reach, text included. Packages x509,
-// crypto/ecdsa and tpm2 make copies that nobody can reach, and the collector
-// frees memory without wiping it: so import a clear key in a process that ends
-// then, as gatewayd enroll import does, and never in the daemon.
+// crypto/ecdsa, crypto/rsa and tpm2 make copies that nobody can reach, and the
+// collector frees memory without wiping it; only a build with package
+// runtime/secret (GOEXPERIMENT=runtimesecret) wipes those as well. So import a
+// clear key in a process that ends then, as gatewayd enroll import does, and
+// never in the daemon.
 func (a *Applicant) Import(ctx context.Context, text []byte, piped bool) (Outcome, error) {
-	p, err := split(text)
-	defer p.wipe()
+	isClear, err := holdsClearKey(text)
 	if err != nil {
 		return Outcome{}, err
 	}
-	if p.clear != nil {
+	if isClear {
 		defer clear(text)
 		if !piped {
 			return Outcome{}, errors.New("the key is in the clear, in a file on this box: remove the file, and pipe the key in (gatewayd enroll import -) or have the PKI wrap it (gatewayd enroll import --parent)")
 		}
+		if text, err = a.wrap(ctx, text); err != nil {
+			return Outcome{}, err
+		}
+	}
+	p, err := split(text)
+	if err != nil {
+		return Outcome{}, err
 	}
 	if err := a.Recognise(ctx); err != nil {
 		return Outcome{}, err
 	}
-	if p.clear != nil {
-		p.wrapped, err = a.wrap(ctx, p.clear)
-		p.wipe()
-		if err != nil {
-			return Outcome{}, err
-		}
-	}
 	return a.take(ctx, p.wrapped, p.certificates)
 }
 
-func (a *Applicant) wrap(ctx context.Context, key crypto.Signer) ([]byte, error) {
+// holdsClearKey goes by the names of the PEM blocks.
+func holdsClearKey(text []byte) (is bool, err error) {
+	blocks, err := keystore.Blocks(text)
+	for _, b := range blocks {
+		is = is || strings.HasSuffix(b.Type, "PRIVATE KEY") && b.Type != tpm.FileType && !isEncrypted(b)
+		clear(b.Bytes)
+	}
+	return is, err
+}
+
+func isEncrypted(b *pem.Block) bool {
+	return b.Type == "ENCRYPTED PRIVATE KEY" || b.Headers["DEK-Info"] != ""
+}
+
+func (a *Applicant) wrap(ctx context.Context, text []byte) ([]byte, error) {
 	parent, err := a.TPM.Parent(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return tpm.Wrap(parent, key)
+	return Wrap(parent, text)
 }
 
 // take imports a wrapped key and installs its certificates. The same key again
@@ -103,7 +119,12 @@ var errForeign = errors.New("the certificates are for another key than the one b
 
 // Wrap wraps the clear key in text to the TPM whose tpm.TPM.Parent it is given,
 // for a PKI: what Import takes, with the certificates of text behind the key.
-func Wrap(parent, text []byte) ([]byte, error) {
+func Wrap(parent, text []byte) (wrapped []byte, err error) {
+	secretly(func() { wrapped, err = wrap(parent, text) })
+	return wrapped, err
+}
+
+func wrap(parent, text []byte) ([]byte, error) {
 	p, err := split(text)
 	defer p.wipe()
 	switch {
@@ -131,7 +152,7 @@ func ClearKey(text []byte) (crypto.Signer, error) {
 	return p.clear, err
 }
 
-// parts are what Import was given.
+// parts are what Import or Wrap was given.
 type parts struct {
 	wrapped      []byte
 	clear        crypto.Signer
@@ -199,7 +220,7 @@ func clearKey(b *pem.Block) (crypto.Signer, error) {
 	var key any
 	var err error
 	switch {
-	case b.Type == "ENCRYPTED PRIVATE KEY" || b.Headers["DEK-Info"] != "":
+	case isEncrypted(b):
 		return nil, errors.New("the key is encrypted: decrypt it into a pipe (openssl pkey -in FILE |), and give the file - here")
 	case b.Type == "PRIVATE KEY":
 		key, err = x509.ParsePKCS8PrivateKey(b.Bytes)

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,6 +34,8 @@ func TestMain(m *testing.M) {
 	}
 	goleak.VerifyTestMain(m)
 }
+
+var hospital = sync.OnceValues(func() (*pki.PKI, error) { return pki.New(pki.Options{}) })
 
 // A box is a gateway with a TPM, before it is enrolled.
 type box struct {
@@ -58,10 +61,7 @@ func bare(t *testing.T, kind tpm.Kind) *box {
 	b := &box{t: t, now: time.Now(), config: &config.Config{}}
 	b.config.Gateway.StateDir, b.config.Gateway.EUI64 = filepath.Join(t.TempDir(), "state"), pki.DefaultDevice
 	b.config.Identity.KeyType = string(kind)
-	var err error
-	if b.pki, err = pki.New(pki.Options{}); err != nil {
-		t.Fatal(err)
-	}
+	b.pki = must(hospital())(t)
 	t.Cleanup(b.shut)
 	return b
 }
@@ -210,7 +210,7 @@ func (b *box) signs(s *keystore.Slot) {
 	}
 }
 
-// root is the certificate of an entry of the PKI.
+// entry is a certificate of the PKI.
 func (b *box) entry(name string) *x509.Certificate {
 	b.t.Helper()
 	return must(b.pki.Find(name))(b.t).Certificate

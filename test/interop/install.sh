@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the peers: python3-hl7, OpenSSL, GnuTLS, wolfSSL, Java, an emulated TPM with its tools, and haproxy from
-# Debian and a reader of QR codes, Medplum's packages from npm.
+# Installs the peers: python3-hl7, OpenSSL, GnuTLS, wolfSSL, Java, an emulated TPM with its tools, haproxy and a
+# reader of QR codes from Debian, Medplum's packages from npm.
 set -euo pipefail
 cd "$(dirname "$0")"
 
