@@ -266,3 +266,66 @@ func TestNothingIsAllocatedForAChunk(t *testing.T) {
 	}
 	runtime.KeepAlive(s)
 }
+
+// A flow whose source has ended, and whose sink takes nothing, hears of a cut.
+func TestACutEndsAStuckFlow(t *testing.T) {
+	for _, half := range []bool{false, true} {
+		s := join(t, time.Minute)
+		must(t, s.device.SetWriteDeadline(time.Now().Add(200*time.Millisecond)))
+		if sent, err := io.Copy(s.device, endless{}); err == nil || sent == 0 {
+			t.Fatalf("%d bytes, %v", sent, err)
+		}
+		if half {
+			must(t, s.device.CloseWrite())
+			must(t, s.platform.CloseWrite())
+			if _, err := s.device.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+				t.Errorf("%v", err)
+			}
+		}
+		s.flow.Cut(errCut)
+		select {
+		case err := <-s.ended:
+			if !errors.Is(err, errCut) {
+				t.Errorf("half-closed %v: %v", half, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("half-closed %v: it goes on", half)
+		}
+	}
+}
+
+// What one session moves does not keep the others of its loop waiting.
+func TestABusySessionLeavesRoomForOthers(t *testing.T) {
+	r := New()
+	var over sync.WaitGroup
+	begin := func() (*net.TCPConn, *net.TCPConn, *Flow) {
+		device, a := pair(t)
+		platform, b := pair(t)
+		over.Add(1)
+		f, err := r.Begin(a, b, time.Minute, new(Counter), func(error) { over.Done() })
+		must(t, err)
+		return device, platform, f
+	}
+	var flows []*Flow
+	var load sync.WaitGroup
+	for range 4 { // more than there are loops
+		device, platform, f := begin()
+		flows = append(flows, f)
+		load.Go(func() { _, _ = io.Copy(device, endless{}) })
+		load.Go(func() { _, _ = io.Copy(io.Discard, platform) })
+	}
+	device, platform, f := begin()
+	flows = append(flows, f)
+	for range 100 {
+		_, err := device.Write([]byte("x"))
+		must(t, err)
+		_, err = io.ReadFull(platform, make([]byte, 1))
+		must(t, err)
+	}
+	for _, f := range flows {
+		f.Cut(errCut)
+	}
+	over.Wait()
+	load.Wait()
+	r.Close()
+}
