@@ -10,12 +10,12 @@ import (
 	"net"
 	"os"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"rsc.io/qr"
 
 	"github.com/bedside-gateway/gatewayd/internal/config"
@@ -523,8 +523,9 @@ func (e *enrolling) importCommand() *cobra.Command {
 }
 
 // undumped has the kernel write no memory of this process to a disk when it
-// crashes, for a clear key may be in it. Where that fails it is as it was.
-func undumped() { _ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) }
+// crashes, and show it to no other program of the same user, for a clear key may
+// be in it. It cannot fail with these arguments (prctl(2)).
+func undumped() { _ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }
 
 func (e *enrolling) printParent(ctx context.Context) error {
 	o, err := e.app.office(e.path, e.store)

@@ -21,6 +21,8 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/observation"
 )
@@ -179,5 +181,21 @@ func TestErrorsOfEnrolmentHaveTheirExitCodes(t *testing.T) {
 		if !ok || e.code != c.want {
 			t.Errorf("%v: %+v, want %d", c.err, e, c.want)
 		}
+	}
+}
+
+func TestAProcessThatMayHaveAClearKeyIsNotDumped(t *testing.T) {
+	before, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Prctl(unix.PR_SET_DUMPABLE, uintptr(before), 0, 0, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	undumped()
+	if after, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil || after != 0 {
+		t.Errorf("dumpable is %d, %v", after, err)
 	}
 }
