@@ -22,10 +22,12 @@ echo "== a full handshake with three staples verified, beside bare crypto/tls"
 bench ./tlspolicy Handshake
 echo "== Interface A: handshakes with our server, beside OpenSSL's; Interface B with CAs of P-384 and RSA"
 bench ./test/bench Interface
+echo "== a key in a TPM (swtpm), beside package tpm2 alone and beside a key in a file"
+bench ./test/bench TPM
 echo "== the tunnel, beside HAProxy in tcp mode"
 "$GO" test -run '^$' -bench . -benchtime "$time" ./tunnel | grep -E '^(Benchmark|---|FAIL|panic)'
 echo "== the whole gateway"
 "$GO" test -run '^$' -bench ByteToAcknowledgement -benchtime "$messages" ./test/bench | grep -E '^(Benchmark|---|FAIL)'
 "$GO" test -run '^$' -bench EightPorts -benchtime 1x ./test/bench | grep -E '^(Benchmark|---|FAIL)'
-CGO_ENABLED=0 GOOS=linux GOARCH=arm64 "$GO" build -trimpath -ldflags '-s -w' -o bin/arm64/gatewayd ./cmd/gatewayd
+CGO_ENABLED=0 GOOS=linux GOARCH=arm64 GOFLAGS="${GOFLAGS/-tags=development/}" "$GO" build -trimpath -ldflags '-s -w' -o bin/arm64/gatewayd ./cmd/gatewayd
 echo "gatewayd for arm64, stripped: $(stat -c %s bin/arm64/gatewayd | awk '{printf "%.1f MiB", $1/1048576}')"

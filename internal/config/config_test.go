@@ -357,7 +357,7 @@ func TestTheServerForDevicesHasItsDefaultsAndTakesEveryKey(t *testing.T) {
 	identity := ServerIdentity{KeyType: "ecc-p256", Certificate: "/etc/g/device.pem", Key: "/etc/g/device.key", InsecureFileKey: true}
 	want := &Southbound{Listen: ":2575", Identities: []ServerIdentity{identity}, Trust: "/etc/g/roots.pem", CRLs: []string{}, Destinations: []string{},
 		Authorised: []string{"0123456789ABCDEF", "pump 7"}, MinTLS: "1.2", MaxConnections: 256, MaxPerDevice: 4, MaxMessage: 1 << 20,
-		HandshakeTimeout: 15 * time.Second, IdleTimeout: 10 * time.Minute, MessageTimeout: 30 * time.Second}
+		HandshakeTimeout: 30 * time.Second, IdleTimeout: 10 * time.Minute, MessageTimeout: 30 * time.Second}
 	if !reflect.DeepEqual(c.Southbound, want) {
 		t.Errorf("got  %+v\nwant %+v", c.Southbound, want)
 	}
