@@ -44,6 +44,8 @@ type Slot struct {
 	Request []byte
 	// Chain is the certificate with its issuers behind it; nil while none was issued.
 	Chain []*x509.Certificate
+	// Damage is why there is no Chain although there should be one.
+	Damage error
 	// Fault is why KeyFile is none that a TPM could load; Public is nil then.
 	Fault error
 
@@ -70,8 +72,19 @@ func Open(dir string) *Store { return &Store{dir: dir, step: func(string) error 
 // Dir is the folder.
 func (s *Store) Dir() string { return s.dir }
 
-// Read reads the slots.
+// Read reads the slots. A change that comes in between is waited for: what is
+// read belongs together.
 func (s *Store) Read() (Slots, error) {
+	for {
+		stamp := s.Stamp()
+		all, err := s.slots()
+		if s.Stamp() == stamp {
+			return all, err
+		}
+	}
+}
+
+func (s *Store) slots() (Slots, error) {
 	var all Slots
 	for name, slot := range map[string]**Slot{Current: &all.Current, Next: &all.Next, Previous: &all.Previous} {
 		var err error
@@ -109,7 +122,7 @@ func (s *Store) read(name string) (*Slot, error) {
 		slot.Chain, err = Chain(text)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("slot %s: certificate: %w; install it again: gatewayd enroll install", name, err)
+		slot.Chain, slot.Damage = nil, fmt.Errorf("slot %s: certificate: %w; install it again: gatewayd enroll install FILE", name, err)
 	}
 	return slot, nil
 }
@@ -193,6 +206,8 @@ func (s *Store) install(all *Slots, chain []*x509.Certificate) (string, error) {
 			return Current, s.promote()
 		}
 		return Next, nil
+	case has(all.Current) && all.Current.Chain == nil: // it was damaged
+		return Current, s.add(Current, map[string][]byte{keyFile: all.Current.KeyFile, requestFile: all.Current.Request, chainFile: text})
 	case has(all.Current):
 		return Next, s.add(Next, map[string][]byte{keyFile: all.Current.KeyFile, chainFile: text})
 	}

@@ -177,11 +177,14 @@ func TestADamagedSlotSaysWhatToDo(t *testing.T) {
 	must(t, err)
 	path := filepath.Join(s.Dir(), Current, chainFile)
 	must(t, os.WriteFile(path, []byte("-----BEGIN CERTIFICATE-----\n"), 0o600))
-	if _, err := s.Read(); err == nil || !strings.Contains(err.Error(), "gatewayd enroll install") {
-		t.Errorf("a damaged certificate: %v", err)
+	if d := read(t, s).Current.Damage; d == nil || !strings.Contains(d.Error(), "gatewayd enroll install") {
+		t.Errorf("a damaged certificate: %v", d)
+	}
+	if slot, err := s.Install(c.chain(key.Public())); err != nil || slot != Current || read(t, s).Current.Damage != nil {
+		t.Errorf("installed again, it is in the slot %s: %v", slot, err)
 	}
 	must(t, os.WriteFile(filepath.Join(s.Dir(), Current, keyFile), []byte("no key"), 0o600))
-	must(t, os.Remove(path))
+	must(t, os.Remove(filepath.Join(s.Dir(), Current, chainFile)))
 	if all := read(t, s); all.Current.Fault == nil || all.Current.Public != nil {
 		t.Error("a damaged key file has no fault")
 	}
@@ -253,6 +256,52 @@ func TestAPowerCutAtAnyStepLeavesSlotsWhole(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What is read belongs together, whatever another process does meanwhile.
+func TestAReaderNeverSeesHalfAChange(t *testing.T) {
+	s, c := Open(filepath.Join(t.TempDir(), "device")), newCA(t)
+	var files, chains [2][]byte
+	for i := range files {
+		key := newKey(t)
+		files[i], chains[i] = keyOf(t, key), c.chain(key.Public())
+	}
+	must(t, s.AddKey(files[0], []byte("request")))
+	_, err := s.Install(chains[0])
+	must(t, err)
+	stop, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for i := 1; ; i++ {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			err := s.AddKey(files[i%2], []byte("request"))
+			if err == nil {
+				_, err = s.Install(chains[i%2])
+			}
+			if err == nil {
+				err = errors.Join(s.Promote(), s.Confirm())
+			}
+			if err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	for range 100 {
+		all := read(t, s)
+		if all.Current == nil || all.Current.Chain == nil || !Matches(all.Current.Public, all.Current.Chain[0]) {
+			t.Errorf("a current slot without its certificate: %+v", all.Current)
+		}
+		if all.Next != nil && string(all.Next.Request) != "request" {
+			t.Error("a key without its request")
+		}
+	}
+	close(stop)
+	must(t, <-done)
 }
 
 func TestARequestHasTheDeviceIdentifierAndNothingElse(t *testing.T) {

@@ -484,6 +484,9 @@ func (u *identityUnit) raise(c *conditions) {
 	if u.broken != nil {
 		c.raise(status.Down, "identity-unreadable", "", time.Time{}, "The slots of the identity cannot be read: "+u.broken.Error()+".", "Run gatewayd enroll status.")
 	}
+	if s := u.slots.Current; s != nil && s.Damage != nil {
+		c.raise(status.Down, "identity-unreadable", "", time.Time{}, "The certificate in use is damaged: "+s.Damage.Error()+".", "Install it again: gatewayd enroll install FILE.")
+	}
 	if s := u.slots.Current; s != nil && s.Fault != nil {
 		if e, ok := errors.AsType[*tpm.Error](s.Fault); ok {
 			c.tpm(e, time.Time{})

@@ -211,7 +211,12 @@ var ErrNotEnrolled = errors.New("the gateway has no certificate yet: run gateway
 // Identity is what a slot shows to platforms: its chain with the key in the TPM.
 // It does not touch the TPM. Without a certificate it is ErrNotEnrolled.
 func (a *Applicant) Identity(slot *keystore.Slot) (tls.Certificate, error) {
-	if slot == nil || slot.Chain == nil {
+	switch {
+	case slot == nil:
+		return tls.Certificate{}, ErrNotEnrolled
+	case slot.Damage != nil:
+		return tls.Certificate{}, slot.Damage
+	case slot.Chain == nil:
 		return tls.Certificate{}, ErrNotEnrolled
 	}
 	key, err := a.TPM.Key(slot.KeyFile)

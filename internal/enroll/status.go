@@ -97,6 +97,8 @@ func (a *Applicant) next(slots keystore.Slots) string {
 	switch {
 	case slots.Current == nil && slots.Next == nil:
 		return "Run " + a.command("init") + "."
+	case slots.Current != nil && slots.Current.Damage != nil:
+		return "The certificate in use is damaged: install it again, with " + a.command("install FILE") + "."
 	case slots.Current == nil || waits(slots.Current):
 		return a.nextCSR()
 	}

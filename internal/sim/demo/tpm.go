@@ -105,7 +105,11 @@ func (d *demo) gatewayd(ctx context.Context, args ...string) ([]byte, error) {
 	var out, complaint strings.Builder
 	cmd := exec.CommandContext(ctx, d.o.Gatewayd, append(args, "-c", filepath.Join(d.dir, configFile))...)
 	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := cmd.Run(); err != nil {
+	err := cmd.Run()
+	if _, ran := errors.AsType[*exec.ExitError](err); err != nil && !ran && ctx.Err() == nil {
+		return nil, fmt.Errorf("gatewayd does not start: %w; build it, or name it with --gatewayd", err)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("gatewayd %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(complaint.String()))
 	}
 	return []byte(out.String()), nil
