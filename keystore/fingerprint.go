@@ -18,19 +18,20 @@ const FingerprintFile = "tpm.json"
 // ReadFingerprint reads which TPM the keys below dir were made in; nil where
 // none was made yet.
 func ReadFingerprint(dir string) (*tpm.Fingerprint, error) {
-	text, err := os.ReadFile(filepath.Join(dir, FingerprintFile))
+	path := filepath.Join(dir, FingerprintFile)
+	text, err := ReadFile(path, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	var f tpm.Fingerprint
-	if err == nil {
-		err = json.Unmarshal(text, &f)
+	if err != nil {
+		return nil, hint(err)
 	}
-	if err == nil && (len(f.Storage) == 0 || len(f.Endorsement) == 0) {
+	var f tpm.Fingerprint
+	if err = json.Unmarshal(text, &f); err == nil && (len(f.Storage) == 0 || len(f.Endorsement) == 0) {
 		err = errors.New("it names no TPM")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w; run gatewayd enroll reset, then gatewayd enroll init", filepath.Join(dir, FingerprintFile), err)
+		return nil, fmt.Errorf("%s: %w; it was changed: bring it back, or run gatewayd enroll reset, then gatewayd enroll init", path, err)
 	}
 	return &f, nil
 }
@@ -48,15 +49,4 @@ func WriteFingerprint(dir string, f tpm.Fingerprint) error {
 		return fmt.Errorf("note of the TPM: %w", err)
 	}
 	return nil
-}
-
-// WriteFile writes a file for us alone so that after a power cut it is there
-// whole or not at all.
-func WriteFile(path string, text []byte) error {
-	part := path + ".part"
-	err := writeFile(part, text)
-	if err == nil {
-		err = os.Rename(part, path)
-	}
-	return errors.Join(err, syncDir(filepath.Dir(path)))
 }

@@ -56,6 +56,7 @@ func Chain(text []byte) ([]*x509.Certificate, error) {
 
 // Blocks takes all PEM blocks out of text, and refuses text with a damaged one.
 func Blocks(text []byte) ([]*pem.Block, error) {
+	text = bytes.TrimPrefix(text, []byte("\ufeff")) // as Windows writes it
 	var all []*pem.Block
 	for rest := text; ; {
 		var b *pem.Block
@@ -68,7 +69,7 @@ func Blocks(text []byte) ([]*pem.Block, error) {
 	case begun == 0:
 		return nil, errors.New("it holds no PEM block: convert it with openssl")
 	case begun != len(all):
-		return nil, fmt.Errorf("%d of its %d PEM blocks are damaged: copy it anew", begun-len(all), begun)
+		return nil, fmt.Errorf("%d of its %d PEM blocks are damaged, or not at the beginning of a line: copy it anew", begun-len(all), begun)
 	}
 	return all, nil
 }

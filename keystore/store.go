@@ -104,11 +104,13 @@ func (s *Store) read(name string) (*Slot, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("slot %s: %w", name, err)
+		return nil, fmt.Errorf("slot %s: %w", name, hint(err))
 	}
 	slot := &Slot{folder: folder}
-	if slot.KeyFile, err = s.file(folder, keyFile); err != nil {
-		return nil, fmt.Errorf("slot %s: %w; run gatewayd enroll reset, then gatewayd enroll init", name, err)
+	if slot.KeyFile, err = s.file(folder, keyFile); errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("slot %s: %w", name, hint(err))
+	} else if err != nil {
+		return nil, fmt.Errorf("slot %s: %w; bring the file back, or run gatewayd enroll reset, then gatewayd enroll init", name, hint(err))
 	}
 	slot.Public, slot.Fault = tpm.PublicKey(slot.KeyFile)
 	if slot.Request, err = s.file(folder, requestFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -128,15 +130,7 @@ func (s *Store) read(name string) (*Slot, error) {
 }
 
 func (s *Store) file(folder, name string) ([]byte, error) {
-	path := filepath.Join(s.dir, folder, name)
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxFile {
-		return nil, fmt.Errorf("%s has %d bytes: it is something else", path, info.Size())
-	}
-	return os.ReadFile(path)
+	return ReadFile(filepath.Join(s.dir, folder, name), maxFile)
 }
 
 // Stamp changes whenever a slot does, and is cheap to ask for.
@@ -269,15 +263,18 @@ func (s *Store) Abandon() error { return s.change(func() error { return s.remove
 // that no slot needs.
 func (s *Store) change(f func() error) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return fmt.Errorf("folder of the identity: %w", err)
+		return fmt.Errorf("folder of the identity: %w", hint(err))
 	}
-	lock, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return fmt.Errorf("folder of the identity: %w", err)
+		return fmt.Errorf("folder of the identity: %w", hint(err))
 	}
 	defer lock.Close()
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return fmt.Errorf("folder of the identity: lock: %w", err)
+	}
+	if err := s.sweep(); err != nil { // what a power cut or a full disk left
+		return err
 	}
 	if err := f(); err != nil {
 		return err
@@ -350,7 +347,7 @@ func (s *Store) do(what string, f func() error) error {
 		err = f()
 	}
 	if err != nil {
-		return fmt.Errorf("folder of the identity: %s: %w", what, err)
+		return fmt.Errorf("folder of the identity: %s: %w", what, hint(err))
 	}
 	return nil
 }

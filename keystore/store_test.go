@@ -9,9 +9,11 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
+	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 )
 
 // keyOf is the key file of a key: its private area is of no TPM, which a store
@@ -255,6 +258,43 @@ func TestAPowerCutAtAnyStepLeavesSlotsWhole(t *testing.T) {
 				t.Errorf("%s, cut at step %d, is not completed by another try", last.name, n)
 			}
 		}
+	}
+}
+
+// A pipe, a device or a huge file in place of a file of ours neither holds anybody
+// up nor fills the memory.
+func TestOnlyRegularFilesAreRead(t *testing.T) {
+	s := Open(filepath.Join(t.TempDir(), "device"))
+	must(t, s.AddKey(keyOf(t, newKey(t)), nil))
+	path := filepath.Join(s.Dir(), Next, keyFile)
+	for name, put := range map[string]func() error{
+		"a pipe":      func() error { return syscall.Mkfifo(path, 0o600) },
+		"a device":    func() error { return os.Symlink("/dev/zero", path) },
+		"a folder":    func() error { return os.Mkdir(path, 0o700) },
+		"a huge file": func() error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 1<<40)) },
+	} {
+		must(t, os.RemoveAll(path))
+		must(t, put())
+		if _, err := s.Read(); err == nil || !strings.Contains(err.Error(), path[len(path)-len(keyFile):]) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Rights that are missing are no reason to give an identity up.
+func TestMissingRightsAreSaidAndNothingElseIsAdvised(t *testing.T) {
+	if os.Geteuid() == 0 {
+		err := hint(fs.ErrPermission)
+		if err == nil || !strings.Contains(err.Error(), "run it as the user of gatewayd") || strings.Contains(err.Error(), "reset") {
+			t.Error(err)
+		}
+		return // root may read all
+	}
+	dir := filepath.Join(t.TempDir(), "identity")
+	must(t, WriteFingerprint(dir, tpm.Fingerprint{Storage: []byte{1}, Endorsement: []byte{2}}))
+	must(t, os.Chmod(filepath.Join(dir, FingerprintFile), 0))
+	if _, err := ReadFingerprint(dir); !errors.Is(err, fs.ErrPermission) || strings.Contains(err.Error(), "reset") {
+		t.Error(err)
 	}
 }
 

@@ -45,6 +45,10 @@ func (a *app) sendCommand() *cobra.Command {
 	f.StringVar(&id.certificate, "cert", "", "in place of it, PEM `file` of our certificate and its issuing ones; only in a development build")
 	f.StringVar(&id.key, "key", "", "PEM `file` of the private key to --cert")
 	f.StringVar(&t.Trust, "trust", "", "PEM `file` of the platform's root certificates (required)")
+	if fileKey == nil {
+		_ = f.MarkHidden("cert") // they are defined just above
+		_ = f.MarkHidden("key")
+	}
 	f.DurationVar(&t.AckTimeout, "ack-timeout", 10*time.Second, "how long an acknowledgement may take")
 	f.DurationVar(&t.ConnectTimeout, "connect-timeout", 10*time.Second, "how long connecting may take")
 	f.BoolVar(&t.StrictAck, "strict-ack", false, "take only acknowledgements of the mode that the message asks for")

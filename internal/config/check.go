@@ -45,14 +45,13 @@ func (l *loader) tpmOnly(i *Identity, f found) {
 
 // fileKey warns of a development key, and looks whether it fits its certificate.
 func (l *loader) fileKey(f found, certificate, key string) bool {
+	if l.options.Identity != nil {
+		if err := l.options.Identity(certificate, key); err != nil {
+			f.fault("certificate", err.Error())
+			return false
+		}
+	}
 	f.warn("insecure_file_key", "DEVELOPMENT KEY IN USE: the private key is a file that can be copied; never use this gateway on patients")
-	if l.options.Identity == nil {
-		return true
-	}
-	if err := l.options.Identity(certificate, key); err != nil {
-		f.fault("certificate", err.Error())
-		return false
-	}
 	return true
 }
 

@@ -25,6 +25,7 @@ import (
 
 	"github.com/bedside-gateway/gatewayd/drivers"
 	"github.com/bedside-gateway/gatewayd/drivers/port"
+	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/mdc"
 	"github.com/bedside-gateway/gatewayd/observation"
 )
@@ -181,7 +182,7 @@ type Location struct{ PointOfCare, Room, Bed, Facility string }
 type Options struct {
 	// Drivers are those that a port may name.
 	Drivers *drivers.Registry
-	// ReadFile reads the files that the configuration names; nil: os.ReadFile.
+	// ReadFile reads the files that the configuration names; nil: regular files on the disk.
 	ReadFile func(string) ([]byte, error)
 	// Identity judges certificate and key file together; nil: not judged.
 	Identity func(certificate, key string) error
@@ -202,7 +203,7 @@ func Load(path string, o Options) (*Config, error) {
 // Parse is Load for a file whose text is at hand.
 func Parse(path string, text []byte, o Options) (*Config, error) {
 	if o.ReadFile == nil {
-		o.ReadFile = os.ReadFile
+		o.ReadFile = func(name string) ([]byte, error) { return keystore.ReadFile(name, keystore.MaxFile) }
 	}
 	if o.Drivers == nil {
 		o.Drivers = &drivers.Registry{}
@@ -232,7 +233,7 @@ func readLimited(path string) ([]byte, error) {
 	case info.Size() > MaxSize:
 		return nil, fmt.Errorf("%s has %d bytes; a configuration has at most %d: is this the right file?", path, info.Size(), MaxSize)
 	}
-	text, err := os.ReadFile(path)
+	text, err := keystore.ReadFile(path, MaxSize)
 	if err != nil {
 		return nil, fmt.Errorf("%s: the configuration cannot be read: %w", path, err)
 	}

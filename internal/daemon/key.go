@@ -42,7 +42,7 @@ func (k SpoolKey) Read(ctx context.Context) (key [32]byte, err error) {
 	if k.TPM == nil {
 		return k.readClear()
 	}
-	text, err := os.ReadFile(filepath.Join(k.Dir, SealedFile))
+	text, err := keystore.ReadFile(filepath.Join(k.Dir, SealedFile), keystore.MaxFile)
 	if err != nil {
 		return key, k.unread(err)
 	}
@@ -74,7 +74,7 @@ func (k SpoolKey) readClear() (key [32]byte, err error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return key, fmt.Errorf("key of the spool: %s may be read by others (%v): whoever did may know what the spool holds; chmod 600 it: %w", path, info.Mode().Perm(), fs.ErrPermission)
 	}
-	b, err := os.ReadFile(path)
+	b, err := keystore.ReadFile(path, keystore.MaxFile)
 	if err != nil {
 		return key, fmt.Errorf("key of the spool: %w", err)
 	}

@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"reflect"
 	"slices"
 
 	"github.com/bedside-gateway/gatewayd/internal/config"
+	"github.com/bedside-gateway/gatewayd/keystore"
 )
 
 // A plan is what a configuration becomes: parts that go on as they are, and new
@@ -57,7 +57,7 @@ func (d *Daemon) plan(c *config.Config) (*plan, error) {
 }
 
 func (d *Daemon) planDestination(t config.Destination, i identity) (*destinationUnit, error) {
-	trust, err := os.ReadFile(t.Trust)
+	trust, err := keystore.ReadFile(t.Trust, keystore.MaxFile)
 	if err != nil {
 		return nil, fmt.Errorf("destination %s: trust: %w", t.Name, err)
 	}

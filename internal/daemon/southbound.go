@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -21,6 +20,7 @@ import (
 	"github.com/bedside-gateway/gatewayd/internal/config"
 	"github.com/bedside-gateway/gatewayd/internal/enroll"
 	"github.com/bedside-gateway/gatewayd/internal/status"
+	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/revocation"
 	"github.com/bedside-gateway/gatewayd/revocation/fetch"
 	"github.com/bedside-gateway/gatewayd/southbound"
@@ -66,11 +66,11 @@ func (d *Daemon) readSouthFiles(all *config.Config) (f southFiles, err error) {
 	if f.identities, err = d.serverIdentities(all); err != nil {
 		return f, err
 	}
-	if f.trust, err = os.ReadFile(c.Trust); err != nil {
+	if f.trust, err = keystore.ReadFile(c.Trust, keystore.MaxFile); err != nil {
 		return f, fmt.Errorf("southbound: trust: %w", err)
 	}
 	for _, name := range c.CRLs {
-		text, err := os.ReadFile(name)
+		text, err := keystore.ReadFile(name, keystore.MaxFile)
 		if err != nil {
 			return f, fmt.Errorf("southbound: crls: %w", err)
 		}

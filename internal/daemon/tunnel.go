@@ -6,11 +6,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/internal/config"
 	"github.com/bedside-gateway/gatewayd/internal/status"
+	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/tunnel"
 )
 
@@ -46,7 +46,7 @@ func (d *Daemon) planTunnel(c *config.Config, i identity) (tunnelPlan, error) {
 	}
 	var err error
 	p.settings, err = config.TunnelSettings(c.Tunnels, func(from *config.TunnelPlatform, to *tunnel.Platform) error {
-		trust, err := os.ReadFile(from.Trust)
+		trust, err := keystore.ReadFile(from.Trust, keystore.MaxFile)
 		if err != nil {
 			return fmt.Errorf("trust: %w", err)
 		}

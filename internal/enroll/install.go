@@ -51,6 +51,9 @@ func (a *Applicant) installed(leaf *x509.Certificate, slot string, changed bool)
 	if slot == keystore.Next {
 		o.Next = a.nextTrial() + " Look with " + a.command("status") + "."
 	}
+	if a.Now().Before(leaf.NotBefore) {
+		o.Next = fmt.Sprintf("It is valid only from %s on: look at the clock of the gateway, or have one issued that is valid now.", leaf.NotBefore.UTC().Format(time.DateOnly))
+	}
 	if !changed {
 		o.Done = what + " It was there already."
 	}
@@ -59,6 +62,11 @@ func (a *Applicant) installed(leaf *x509.Certificate, slot string, changed bool)
 
 // certificates reads all certificates in text.
 func certificates(text []byte) (all []*x509.Certificate, err error) {
+	if !bytes.Contains(text, []byte("-----BEGIN ")) {
+		if all = unwrapped(text); all != nil {
+			return all, nil
+		}
+	}
 	blocks, err := keystore.Blocks(text)
 	if err != nil {
 		return nil, err
@@ -71,6 +79,20 @@ func certificates(text []byte) (all []*x509.Certificate, err error) {
 		all = append(all, list...)
 	}
 	return all, nil
+}
+
+// unwrapped reads certificates and PKCS #7 without PEM: in DER, or PKCS #7 in base64,
+// as Windows exports them. Nil where it is none of them.
+func unwrapped(text []byte) []*x509.Certificate {
+	if all, err := x509.ParseCertificates(text); err == nil && len(all) > 0 {
+		return all
+	}
+	for _, body := range [][]byte{[]byte(base64.StdEncoding.EncodeToString(text)), bytes.TrimPrefix(text, []byte("\ufeff"))} {
+		if all, err := est.ParseResponse(body); err == nil {
+			return all
+		}
+	}
+	return nil
 }
 
 func certificatesIn(b *pem.Block) ([]*x509.Certificate, error) {

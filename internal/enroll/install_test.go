@@ -7,7 +7,10 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
 	"math/big"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -197,5 +200,42 @@ func TestALaterCertificateGoesBesideTheOneInUse(t *testing.T) {
 	b.now = s.Next.NotAfter().Add(time.Hour)
 	if _, is, err := b.Pending(); err != nil || is {
 		t.Errorf("an expired one is one to be taken up: %v", err)
+	}
+}
+
+// What Windows exports: a mark in front of the text, DER, and PKCS #7 without PEM.
+func TestCertificatesAreReadAsWindowsExportsThem(t *testing.T) {
+	p, err := pki.New(pki.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := p.Identity("device")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var der, text []byte
+	for _, c := range id.Certificate {
+		der = append(der, c...)
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c})...)
+	}
+	forms := map[string][]byte{"DER": der, "a byte order mark": append([]byte("\ufeff"), text...)}
+	if _, err := exec.LookPath("openssl"); err == nil {
+		file := filepath.Join(t.TempDir(), "chain.pem")
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p7, err := exec.Command("openssl", "crl2pkcs7", "-nocrl", "-certfile", file, "-outform", "DER").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		forms["PKCS #7 in DER"], forms["PKCS #7 in base64"] = p7, []byte(base64.StdEncoding.EncodeToString(p7))
+	}
+	for name, form := range forms {
+		if all, err := certificates(form); err != nil || len(all) != len(id.Certificate) {
+			t.Errorf("%s: %d certificates, %v", name, len(all), err)
+		}
+	}
+	if _, err := certificates([]byte("no certificate at all")); err == nil {
+		t.Error("a text that holds none")
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -27,7 +26,7 @@ func OpenTPM(c *config.Config, o tpm.Options) (*tpm.TPM, error) {
 		return nil, err
 	}
 	if file := c.Identity.PolicyApprovals; file != "" {
-		text, err := os.ReadFile(file)
+		text, err := keystore.ReadFile(file, keystore.MaxFile)
 		if err == nil {
 			err = json.Unmarshal(text, &o.Approvals)
 		}
@@ -74,7 +73,7 @@ func Binding(c *config.Config) (*tpm.Binding, error) {
 	if file == "" {
 		return nil, nil
 	}
-	text, err := os.ReadFile(file)
+	text, err := keystore.ReadFile(file, keystore.MaxFile)
 	if err != nil {
 		return nil, fmt.Errorf("policy_signer: %w", err)
 	}
@@ -94,7 +93,7 @@ func Authority(c *config.Config) (CA, error) {
 	if c.Identity.ESTURL == "" {
 		return CA{}, errors.New("no CA is configured: set est_url and est_trust in [identity], or renew by hand with gatewayd enroll csr and gatewayd enroll install")
 	}
-	text, err := os.ReadFile(c.Identity.ESTTrust)
+	text, err := keystore.ReadFile(c.Identity.ESTTrust, keystore.MaxFile)
 	if err != nil {
 		return CA{}, fmt.Errorf("roots of the CA: %w", err)
 	}

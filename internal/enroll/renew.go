@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/keystore/attest"
 	"github.com/bedside-gateway/gatewayd/keystore/est"
+	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 )
 
 // A CA is one that issues by itself.
@@ -86,12 +86,29 @@ func (a *Applicant) issue(ctx context.Context, ca CA, current *keystore.Slot, re
 		ask = c.SimpleReenroll
 	}
 	chain, err := ask(ctx, request)
-	if err != nil || len(chain) > 1 {
-		return chain, err
+	if err != nil {
+		return nil, caFault(ca.URL, err)
+	}
+	if len(chain) > 1 {
+		return chain, nil
 	}
 	// The issuing CA is a root, which est leaves out, and B16 wants it shown.
 	cas, err := c.CACerts(ctx)
 	return append(chain, cas...), err
+}
+
+// caFault says what to do about a CA that gives no answer to go by.
+func caFault(url string, err error) error {
+	if _, ok := errors.AsType[*est.Pending](err); ok {
+		return err
+	}
+	if _, ok := errors.AsType[*est.Refused](err); ok {
+		return err
+	}
+	if tpm.FaultOf(err) != "" {
+		return err
+	}
+	return fmt.Errorf("the CA at %s: %w; look in its log, and whether it speaks EST there", url, err)
 }
 
 // Attest has a certificate issued by a CA that wants proof that the key is in
@@ -128,7 +145,7 @@ func (a *Applicant) Attest(ctx context.Context, ca CA) (Outcome, error) {
 // attestationKey is the key file of the attestation key, which is made once.
 func (a *Applicant) attestationKey(ctx context.Context) ([]byte, error) {
 	path := filepath.Join(a.Home, "attestation.pem")
-	text, err := os.ReadFile(path)
+	text, err := keystore.ReadFile(path, keystore.MaxFile)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return text, err
 	}

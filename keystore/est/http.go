@@ -195,7 +195,7 @@ func (a answer) refusal(now time.Time) error {
 		if after == 0 {
 			after = defaultRetry
 		}
-		return &Pending{After: after, Text: text}
+		return &Pending{After: after.Round(time.Second), Text: text}
 	}
 	return &Refused{Status: a.status, Text: text, After: after}
 }

@@ -62,7 +62,7 @@ func Dial(ctx context.Context, address string) (Conn, error) {
 		return nil, err
 	}
 	if info, err := f.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		return nil, errors.Join(fmt.Errorf("%s is no TPM device", address), err, f.Close())
+		return nil, errors.Join(&faultError{Absent, fmt.Sprintf("%s is no TPM device", address)}, err, f.Close())
 	}
 	return f, nil
 }
@@ -147,7 +147,7 @@ func (l *link) exchange(deadline time.Time, command []byte) ([]byte, error) {
 		return nil, io.ErrClosedPipe
 	}
 	if err := l.conn.SetDeadline(deadline); err != nil {
-		return nil, fmt.Errorf("no deadline is possible on it (the kernel must be 4.20 or later): %w", err)
+		return nil, &faultError{Absent, fmt.Sprintf("nobody can wait for it (%v): it is no TPM, or the kernel is older than 4.20", err)}
 	}
 	defer cutOff(l.ctx, l.conn)()
 	if _, err := l.conn.Write(command); err != nil {

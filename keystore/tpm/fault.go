@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"syscall"
 
@@ -40,7 +41,7 @@ var next = map[Fault]string{
 	Replaced:    "put the TPM or the board back that the gateway was enrolled with, or run gatewayd enroll reset, then gatewayd enroll init, and have a new certificate issued",
 	LockedOut:   "wait until it recovers by itself, or run tpm2_dictionarylockout --clear-lockout; the gateway's own key is exempt and goes on",
 	Busy:        "find the program that holds it (fuser /dev/tpm0) and use /dev/tpmrm0; gatewayd tries again by itself",
-	Failing:     "switch the box off and on again; if it stays, the TPM is broken: exchange the board and enrol it anew",
+	Failing:     "look at tpm in [identity]; if that is right, switch the box off and on again; if it stays, the TPM is broken: exchange the board and enrol it anew",
 	Full:        "find the program that leaves keys or sessions in it, or flush them: tpm2_flushcontext -t -l -s",
 	Foreign:     "the file was copied from another box, or is older than the last clearing of this TPM: run gatewayd enroll reset, then gatewayd enroll init",
 	Tampered:    "bring the file back from the slot before, or run gatewayd enroll reset, then gatewayd enroll init",
@@ -113,7 +114,7 @@ func classify(err error) Fault {
 		return Other
 	case errors.Is(err, fs.ErrPermission):
 		return Forbidden
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV),
+	case isNoHost(err), errors.Is(err, syscall.EISDIR), errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV),
 		errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return Absent
 	case isDead(err), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
@@ -122,6 +123,12 @@ func classify(err error) Fault {
 		return Full
 	}
 	return classifyResponse(err)
+}
+
+// isNoHost reports whether a name leads nowhere.
+func isNoHost(err error) bool {
+	_, is := errors.AsType[*net.DNSError](err)
+	return is
 }
 
 // classifyResponse names the fault of a response code (TPM 2.0 Part 2, 6.6.3).

@@ -10,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -639,5 +641,22 @@ func TestEachFaultSaysWhatToDo(t *testing.T) {
 	}
 	if FaultOf(errors.New("x")) != "" || FaultOf(nil) != "" {
 		t.Error("a fault of nothing")
+	}
+}
+
+// A path that is no TPM is a mistake in the configuration, and no broken board.
+func TestWhatIsNoTPMIsNotTakenForABrokenOne(t *testing.T) {
+	for _, address := range []string{"/dev/null", "/dev/zero", t.TempDir(), "/etc/passwd", "tcp:nowhere.invalid:1"} {
+		d := Open(address, Options{Command: 5 * time.Second, Dial: func(ctx context.Context, address string) (Conn, error) {
+			if strings.HasPrefix(address, "tcp:") { // no name is asked for outside of this machine
+				return nil, &net.OpError{Op: "dial", Err: &net.DNSError{Name: "nowhere.invalid", IsNotFound: true}}
+			}
+			return Dial(ctx, address)
+		}})
+		err := d.Check(t.Context())
+		if e, ok := errors.AsType[*Error](err); !ok || e.Fault != Absent || !strings.Contains(e.Next(), "tpm in [identity]") {
+			t.Errorf("%s: %v", address, err)
+		}
+		d.Close()
 	}
 }
