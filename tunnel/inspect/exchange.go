@@ -127,7 +127,7 @@ func (f *flight) judgeSignature(clientRandom []byte, leaf *x509.Certificate) err
 	signed := slices.Concat(clientRandom, f.server.random, e.params)
 	if err := leaf.CheckSignature(scheme.algorithm, signed, e.signature); err != nil {
 		r := f.refuse(leaf, RuleSignature, "treat this as an attack: whoever answers there shows the certificate without having its key",
-			"the key exchange of this session is not signed with its key")
+			"the key exchange is not signed with its key")
 		r.Alert = alertDecrypt
 		return r.because(err)
 	}
