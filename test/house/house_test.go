@@ -35,7 +35,7 @@ var allowed = map[string][]string{
 	"keystore":                   {"keystore/tpm", "observation"},
 	"keystore/tpm":               {"keystore/attest"},
 	"keystore/attest":            {},
-	"keystore/attest/attesttest": {"keystore/attest"},
+	"keystore/attest/attesttest": {"internal/sim/swtpm", "keystore/attest"},
 	"keystore/est":               {},
 	"revocation":                 {},
 	"revocation/fetch":           {"revocation"},
