@@ -80,7 +80,7 @@ func (d *Destination) unreachable(err error) error {
 	dns, isDNS := errors.AsType[*net.DNSError](err)
 	switch {
 	case isDNS && dns.IsNotFound:
-		e.Reason, e.Next = fmt.Sprintf("the name %q is not known", dns.Name), "correct the destination's address, or have the name entered in DNS"
+		e.Reason, e.Next = fmt.Sprintf("the name %q is not known", dns.Name), "correct its address in the configuration, or have the name entered in DNS"
 	case isDNS:
 		e.Reason, e.Next = fmt.Sprintf("no name server answers for %q", dns.Name), "check the gateway's network and its name servers"
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -23,7 +23,8 @@ bench ./tlspolicy Handshake
 echo "== Interface A: handshakes with our server, beside OpenSSL's; Interface B with CAs of P-384 and RSA"
 bench ./test/bench Interface
 echo "== a key in a TPM (swtpm), beside package tpm2 alone and beside a key in a file"
-bench ./test/bench TPM
+bench ./test/bench 'TPM(Signature|Handshake)'
+"$GO" test -run '^$' -bench TPMReconnectStorm -benchtime 3x ./test/bench | grep -E '^(Benchmark|---|FAIL|panic)'
 echo "== the tunnel, beside HAProxy in tcp mode"
 "$GO" test -run '^$' -bench . -benchtime "$time" ./tunnel | grep -E '^(Benchmark|---|FAIL|panic)'
 echo "== the whole gateway"

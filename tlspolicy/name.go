@@ -31,7 +31,7 @@ func (v *verifier) named(chain []*x509.Certificate, state tls.ConnectionState, _
 		return nil
 	}
 	if !v.isHost(leaf.Subject.CommonName) {
-		r := v.refuse(state.PeerCertificates, leaf, v.otherNames(leaf), "correct the destination's address if the platform has another name; if it is right, this is not the platform")
+		r := v.refuse(state.PeerCertificates, leaf, v.otherNames(leaf), "correct its address in the configuration if the platform has another name; if it is right, this is not the platform")
 		r.Alert = alertUnknown
 		return r
 	}

@@ -324,7 +324,10 @@ func ruleOf(err error) string {
 
 // tellGate says once what has changed about a platform.
 func (s *Server) tellGate(e Event, v Verdict) {
-	attrs := []any{"platform", e.Platform, "server_name", e.ServerName, "address", e.Address.String(), "verdict", v.Result.String()}
+	attrs := []any{"platform", e.Platform, "server_name", e.ServerName, "verdict", v.Result.String()}
+	if e.Address.IsValid() { // it was reached
+		attrs = append(attrs, "address", e.Address.String())
+	}
 	if e.Kind == GateOpen {
 		s.o.Log.Info("tunnel: the gate is open", append(attrs, "until", v.Until)...)
 	} else {

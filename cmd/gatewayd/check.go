@@ -54,6 +54,9 @@ func (a *app) check(path string) error {
 		fmt.Fprintln(a.err, w)
 	}
 	fmt.Fprintf(a.out, "%s is in order: %s, %s", path, count(len(c.Ports), "port"), count(len(c.Destinations), "destination"))
+	if n := len(c.Tunnels); n > 0 {
+		fmt.Fprintf(a.out, ", %s", count(n, "tunnel"))
+	}
 	if s := c.Southbound; s != nil {
 		fmt.Fprintf(a.out, ", %s at %s", count(len(s.Authorised), "device"), s.Listen)
 	}

@@ -296,7 +296,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	go func() { served <- d.server.Serve(serve) }()
 	d.begin()
 	d.removedByFIPS()
-	d.log.Info("gatewayd runs", "version", d.options.Build.Version, "tls", d.options.Build.TLS, "ports", len(d.ports), "destinations", len(d.destinations))
+	d.log.Info("gatewayd runs", "version", d.options.Build.Version, "tls", d.options.Build.TLS, "ports", len(d.ports), "destinations", len(d.destinations), "tunnels", len(d.configuration().Tunnels))
 	d.options.Notify("READY=1")
 	err := d.supervise(ctx, served)
 	d.options.Notify("STOPPING=1\nSTATUS=stopping")

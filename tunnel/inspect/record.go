@@ -117,7 +117,11 @@ func (s *stream) record() (content byte, body []byte, ok bool, err error) {
 	case b[0] < typeChangeCipherSpec || b[0] > typeApplicationData || b[1] != 3 || b[2] > 3:
 		return 0, nil, false, s.malformed(alertUnexpectedMessage, "what begins with the bytes % x is no TLS record", b[:3])
 	case n == 0 || n > maxFragment:
-		return 0, nil, false, s.malformed(alertRecordOverflow, "a record of %d bytes; 1 to %d are allowed", n, maxFragment)
+		alert := alertRecordOverflow
+		if n == 0 {
+			alert = alertUnexpectedMessage // RFC 8446, section 5.1
+		}
+		return 0, nil, false, s.malformed(alert, "a record of %d bytes; 1 to %d are allowed", n, maxFragment)
 	case s.at+recordHead+n > s.limit:
 		return 0, nil, false, s.malformed(alertRecordOverflow, "more than %d bytes without a decision", s.limit)
 	case len(b) < recordHead+n:
