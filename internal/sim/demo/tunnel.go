@@ -60,7 +60,9 @@ func RunTunnel(ctx context.Context, o Options) (err error) {
 	}
 	err = d.play(ctx)
 	close(stop)
+	late := time.AfterFunc(15*time.Second, cancel) // a message that is never acknowledged shows in the count
 	running.Wait()
+	late.Stop()
 	if err != nil {
 		return d.explain(err)
 	}
@@ -305,17 +307,19 @@ func (p *pump) run(ctx context.Context, stop <-chan struct{}) {
 			_ = c.Close()
 		}
 	}()
-	for n := 1; ctx.Err() == nil; {
+	n, text := 1, p.message(1)
+	for ctx.Err() == nil {
 		var err error
 		next := pace
 		if c == nil {
 			c, err = p.connect(ctx)
 		}
 		if err == nil {
-			err = p.send(c, n)
+			err = p.send(c, n, text)
 		}
 		if err == nil {
 			n++
+			text = p.message(n)
 			p.acknowledged.Add(1)
 			p.connected.Store(true)
 			select {
@@ -349,17 +353,24 @@ func (p *pump) connect(ctx context.Context) (*mllp.Conn, error) {
 	return mllp.NewConn(c, 64<<10), nil
 }
 
-// send sends a message and waits for its acknowledgement.
-func (p *pump) send(c *mllp.Conn, n int) error {
-	id := fmt.Sprintf("%s-%d", p.name, n)
+func (p *pump) id(n int) string { return fmt.Sprintf("%s-%d", p.name, n) }
+
+// message is the nth one. It is made once: whoever sends another one under the
+// same control ID is refused, and rightly so.
+func (p *pump) message(n int) string {
+	id := p.id(n)
 	at := time.Now().UTC().Format("20060102150405.000+0000")
-	text := strings.Join([]string{
+	return strings.Join([]string{
 		`MSH|^~\&|` + p.name + `^` + pki.DefaultDevice.String() + `^EUI-64||||` + at + `||ORU^R01^ORU_R01|` + id + `|P|2.6|||AL|NE|||||IHE_PCD_001^IHE PCD^1.3.6.1.4.1.19376.1.6.1.1.1^ISO`,
 		`PID|||^^^HOSPITAL_A^PI||^^^^^^U`,
 		`OBR|1|` + id + `^` + p.name + `^` + pki.DefaultDevice.String() + `^EUI-64|` + id + `^` + p.name + `^` + pki.DefaultDevice.String() + `^EUI-64|69985^MDC_DEV_PUMP_INFUS_MDS^MDC|||` + at,
 		fmt.Sprintf(`OBX|1|NM|157784^MDC_FLOW_FLUID_PUMP^MDC|1.1.1.1|%d|265266^MDC_DIM_MILLI_L_PER_HR^MDC|||||R|||%s`, 10+n%90, at),
 	}, "\r") + "\r"
-	deadline := time.Now().Add(5 * time.Second)
+}
+
+// send sends a message and waits for its acknowledgement.
+func (p *pump) send(c *mllp.Conn, n int, text string) error {
+	id, deadline := p.id(n), time.Now().Add(5*time.Second)
 	if err := c.WriteBlock([]byte(text), deadline); err != nil {
 		return err
 	}
@@ -374,6 +385,7 @@ func (p *pump) send(c *mllp.Conn, n int) error {
 		}
 		if ack.Answers(id, false) {
 			if ack.Code != "CA" && ack.Code != "AA" {
+				p.d.say("%s: the platform answers %s with %s", p.name, id, ack.Code)
 				return fmt.Errorf("%s is answered with %s", id, ack.Code)
 			}
 			return nil
