@@ -8,10 +8,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -273,21 +271,9 @@ const maxRequestFile = 64 << 10
 
 // readRequest takes PEM, with whatever text around it that was copied along, or DER.
 func readRequest(file string) ([]byte, error) {
-	in, name := io.Reader(os.Stdin), "the standard input"
-	if file != "-" {
-		opened, err := os.Open(filepath.Clean(file))
-		if err != nil {
-			return nil, err
-		}
-		defer opened.Close()
-		in, name = opened, file
-	}
-	text, err := io.ReadAll(io.LimitReader(in, maxRequestFile+1))
+	text, err := readSmall(file)
 	if err != nil {
 		return nil, err
-	}
-	if len(text) > maxRequestFile {
-		return nil, fmt.Errorf("%s has more than %d bytes: it is something else than a certificate request", name, maxRequestFile)
 	}
 	for rest := text; ; {
 		var block *pem.Block

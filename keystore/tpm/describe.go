@@ -14,7 +14,7 @@ import (
 type Description struct {
 	Manufacturer string `json:"manufacturer"` // four letters of the TCG's registry
 	Firmware     string `json:"firmware"`
-	Lockout      bool   `json:"lockout"` // keys with a password are refused for now; ours have none
+	Lockout      bool   `json:"lockout"` // keys with a password are refused until it is over; ours have none
 	P384         bool   `json:"ecc_p384"`
 	Waiting      int    `json:"-"` // users of this gateway that wait for it
 }
