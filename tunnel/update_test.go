@@ -102,6 +102,7 @@ func TestDrainWaitsForSilenceOrTheGrace(t *testing.T) {
 	t.Parallel()
 	w := newWard(t, newFar(t), func(o *Options) { o.Quiet, o.Grace = 10*time.Second, 300*time.Millisecond })
 	c := w.device(tls.VersionTLS13)
+	w.echo(c, "it flows") // one that is in its handshake is cut at once
 	began, drains := time.Now(), false
 	must(t, w.Update(Config{}))
 	for {
