@@ -108,8 +108,16 @@ func (f *platform) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	}
 	near, far := net.Pipe()
 	f.done.Go(func() { f.handle(n, far) })
-	return near, nil
+	return socket{near}, nil
 }
+
+// A socket takes a deadline also when the peer has closed. A pipe refuses it
+// then, so that a write would fail before it has begun.
+type socket struct{ net.Conn }
+
+func (s socket) SetDeadline(t time.Time) error      { s.Conn.SetDeadline(t); return nil }
+func (s socket) SetReadDeadline(t time.Time) error  { s.Conn.SetReadDeadline(t); return nil }
+func (s socket) SetWriteDeadline(t time.Time) error { s.Conn.SetWriteDeadline(t); return nil }
 
 func (f *platform) count() (int, error) {
 	f.mu.Lock()
