@@ -115,7 +115,7 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 // until asks a daemon for its report until holds is true.
 func until(ts *testscript.TestScript, socket, what string, holds func(status.Report) bool) {
 	client := status.NewClient(ts.MkAbs(socket))
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for tick := time.NewTicker(10 * time.Millisecond); ; {
 		r, err := client.Report(ctx)
@@ -124,7 +124,7 @@ func until(ts *testscript.TestScript, socket, what string, holds func(status.Rep
 		}
 		select {
 		case <-ctx.Done():
-			ts.Fatalf("%s: not within 20 s (%v)", what, err)
+			ts.Fatalf("%s: not within a minute (%v)", what, err)
 		case <-tick.C:
 		}
 	}
@@ -220,7 +220,7 @@ func stored(ts *testscript.TestScript, _ bool, args []string) {
 	digits, exact := strings.CutPrefix(args[1], "=")
 	want, err := strconv.Atoi(digits)
 	ts.Check(err)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := p.Wait(ctx, func(c platform.Counts) bool { return c.Stored >= want }); err != nil {
 		ts.Fatalf("%d messages stored: %v; counts %+v", want, err, p.Counts())

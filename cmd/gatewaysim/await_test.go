@@ -17,7 +17,7 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	pattern := regexp.MustCompile("(?m)" + args[1])
 	var text []byte
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		text, _ = os.ReadFile(ts.MkAbs(args[0])) // it may not be there yet
 		if pattern.Match(text) {
 			return

@@ -146,7 +146,7 @@ func (h *house) end() {
 		if err != nil {
 			h.t.Error(err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		h.t.Fatal("the gateway does not end")
 	}
 }

@@ -113,7 +113,8 @@ type identityUnit struct {
 	slots       keystore.Slots
 	broken      error // why the slots cannot be read
 	stamp       string
-	swapped     time.Time // when the current slot became it
+	swapped     time.Time // since when the current slot is in use
+	unused      bool      // it could not be put to use: what platforms answer is not about it
 	trial       attempt   // of the next slot
 	renewal     attempt
 	reverted    bool // the platforms refused the current slot, and the previous one is back
@@ -211,6 +212,7 @@ func (u *identityUnit) tick(ctx context.Context) {
 	slots := u.read()
 	switch {
 	case ctx.Err() != nil || slots.Current == nil:
+	case u.stamps() != u.stamp: // another hand was quicker: these slots are not in use yet
 	case slots.Next != nil && slots.Next.Chain != nil:
 		u.try(ctx, slots)
 	default:
@@ -271,7 +273,11 @@ func (u *identityUnit) adopt(sure bool) {
 	if !changed && !sure {
 		return
 	}
-	if err := u.d.replan(); err != nil {
+	err := u.d.replan()
+	u.mu.Lock()
+	u.swapped, u.unused = u.d.options.Now(), err != nil
+	u.mu.Unlock()
+	if err != nil {
 		u.d.log.Error("the new certificate cannot be used; the one before goes on", "error", err, "next", "look with gatewayd enroll status")
 	}
 }
@@ -313,7 +319,7 @@ func (u *identityUnit) try(ctx context.Context, slots keystore.Slots) {
 		return
 	}
 	u.mu.Lock()
-	u.swapped, u.trial, u.reverted = now, attempt{}, false
+	u.trial, u.reverted = attempt{}, false
 	u.mu.Unlock()
 	u.d.log.Info("a new certificate is in use", "until", slots.Next.NotAfter())
 	u.adopt(true)
@@ -369,8 +375,11 @@ func (u *identityUnit) settle(slots keystore.Slots) {
 	if u.swapped.IsZero() {
 		u.swapped = u.d.started
 	}
-	since := u.swapped
+	since, unused := u.swapped, u.unused
 	u.mu.Unlock()
+	if unused {
+		return
+	}
 	good, refused := u.d.heard(since)
 	switch {
 	case good:

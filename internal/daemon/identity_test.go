@@ -151,7 +151,7 @@ func (h *sealedHouse) delivers(value int) {
 
 func (h *sealedHouse) has(value int) {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
 	defer cancel()
 	want := fmt.Sprintf("|%d|", value)
 	found := func() bool {
@@ -315,10 +315,17 @@ func TestTheCertificateBeforeComesBackWhenAllRefuseTheNewOne(t *testing.T) {
 	h.raises("certificate-untried", "")
 	store := h.applicant().Store
 	good := h.slots().Current.Chain[0]
+	u := h.daemon.watch
+	swapped := func() time.Time {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		return u.swapped
+	}
+	before := swapped()
 	if err := store.Promote(); err != nil { // as a hand on the folder would
 		t.Fatal(err)
 	}
-	u := h.daemon.watch
+	eventually(t, "the daemon uses what the slots hold", func() bool { return swapped().After(before) })
 	u.mu.Lock()
 	u.swapped = time.Now().Add(-2 * doubt)
 	u.mu.Unlock()

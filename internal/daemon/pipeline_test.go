@@ -110,7 +110,7 @@ func (w *ward) openPlatform() {
 func (w *ward) more(n int) {
 	w.t.Helper()
 	want := w.platform.Counts().Stored + n
-	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
 	defer cancel()
 	if err := w.platform.Wait(ctx, func(c platform.Counts) bool { return c.Stored >= want }); err != nil {
 		w.t.Fatalf("%d messages more: %v; %+v\n%s", n, err, w.platform.Counts(), w.log)

@@ -160,7 +160,7 @@ func pump(id, value string) string {
 
 func (u *unit) delivered(n int) []platform.Message {
 	u.t.Helper()
-	ctx, cancel := context.WithTimeout(u.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(u.t.Context(), time.Minute)
 	defer cancel()
 	if err := u.platform.Wait(ctx, func(c platform.Counts) bool { return c.Stored+c.Rejected >= n }); err != nil {
 		u.t.Fatal(err, "\n", u.log)

@@ -114,8 +114,12 @@ func TestADeviceSpeaksWithThePlatformThroughTheTunnel(t *testing.T) {
 	if n := h.platform.Counts(); n.Stored != 1 {
 		t.Errorf("%+v", n)
 	}
+	eventually(t, "the session's bytes are counted", func() bool {
+		s := h.daemon.Report().Tunnel
+		return len(s.Sessions) == 1 && s.Sessions[0].ToPlatform > 0
+	})
 	s := h.daemon.Report().Tunnel
-	if s.Opened != 1 || len(s.Sessions) != 1 || s.Sessions[0].Platform != "hospital" || s.Sessions[0].ToPlatform == 0 || s.Platforms[0].Gate != "good" {
+	if s.Opened != 1 || len(s.Sessions) != 1 || s.Sessions[0].Platform != "hospital" || s.Platforms[0].Gate != "good" {
 		t.Errorf("%+v", s)
 	}
 	if strings.Contains(h.log.String(), "MARKFAMILY") {
