@@ -208,7 +208,7 @@ func (u *identityUnit) failed(err error) {
 // tick is one look at everything.
 func (u *identityUnit) tick(ctx context.Context) {
 	u.examine(ctx)
-	u.adopt(false)
+	u.adopt(u.unused)
 	slots := u.read()
 	switch {
 	case ctx.Err() != nil || slots.Current == nil:
@@ -260,7 +260,8 @@ func (u *identityUnit) read() keystore.Slots {
 	return slots
 }
 
-// adopt goes over to the certificate in the current slot, if the slots changed.
+// adopt goes over to the certificate in the current slot, if the slots changed
+// or if it is sure. What fails is tried again at the next look, and told once.
 func (u *identityUnit) adopt(sure bool) {
 	stamp := u.stamps()
 	u.mu.Lock()
@@ -275,9 +276,10 @@ func (u *identityUnit) adopt(sure bool) {
 	}
 	err := u.d.replan()
 	u.mu.Lock()
+	told := u.unused && !changed
 	u.swapped, u.unused = u.d.options.Now(), err != nil
 	u.mu.Unlock()
-	if err != nil {
+	if err != nil && !told {
 		u.d.log.Error("the new certificate cannot be used; the one before goes on", "error", err, "next", "look with gatewayd enroll status")
 	}
 }

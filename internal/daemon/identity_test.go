@@ -315,27 +315,60 @@ func TestTheCertificateBeforeComesBackWhenAllRefuseTheNewOne(t *testing.T) {
 	h.raises("certificate-untried", "")
 	store := h.applicant().Store
 	good := h.slots().Current.Chain[0]
-	u := h.daemon.watch
-	swapped := func() time.Time {
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		return u.swapped
-	}
-	before := swapped()
 	if err := store.Promote(); err != nil { // as a hand on the folder would
 		t.Fatal(err)
 	}
-	eventually(t, "the daemon uses what the slots hold", func() bool { return swapped().After(before) })
-	u.mu.Lock()
-	u.swapped = time.Now().Add(-2 * doubt)
-	u.mu.Unlock()
 	h.restart()
 	h.bedside.say(t, "/dev/bed1", "HR 62")
-	h.raises("certificate-reverted", "")
+	u := h.daemon.watch
+	eventually(t, "condition certificate-reverted", func() bool {
+		u.mu.Lock()
+		u.swapped = time.Now().Add(-2 * doubt) // anew: each look that finds the slots changed begins to count
+		u.mu.Unlock()
+		return h.raised("certificate-reverted", "")
+	})
 	if s := h.slots(); !s.Current.Chain[0].Equal(good) {
 		t.Error("another certificate is in use")
 	}
 	h.has(62)
+}
+
+// A certificate that cannot be put to use, here for another file of the
+// configuration, leaves the one before alone, and is taken up once it can be.
+func TestACertificateThatCannotBePutToUseIsTakenUpLater(t *testing.T) {
+	h := newSealedHouse(t)
+	h.start()
+	h.enroll()
+	h.delivers(61)
+	if _, err := h.applicant().NewKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.platform.Kill() // nobody can be tried
+	h.certify("ecc-issuing")
+	h.raises("certificate-untried", "")
+	store, roots := h.applicant().Store, filepath.Join(h.dir, "pki", "roots.pem")
+	if err := os.Rename(roots, roots+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Promote(); err != nil { // as a hand on the folder would
+		t.Fatal(err)
+	}
+	h.restart()
+	const fault = "the new certificate cannot be used"
+	eventually(t, "the fault in the log", func() bool { return strings.Contains(h.log.String(), fault) })
+	for value := range 5 {
+		h.delivers(62 + value)
+	}
+	if h.slots().Previous == nil {
+		t.Error("the certificate before is gone, though the new one was not in use")
+	}
+	if n := strings.Count(h.log.String(), fault); n > 3 { // Promote is several steps
+		t.Errorf("the fault was told %d times", n)
+	}
+	if err := os.Rename(roots+".away", roots); err != nil {
+		t.Fatal(err)
+	}
+	h.settles()
 }
 
 // authority runs a CA that renews, and writes its address into the configuration.
