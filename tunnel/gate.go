@@ -34,6 +34,10 @@ func (r Result) String() string {
 	return [results]string{"unjudged", "good", "refused", "unreachable", "declined"}[r]
 }
 
+// Closed reports whether the platform was asked and nothing passes: not of one
+// that was not asked yet, by its present rules.
+func (r Result) Closed() bool { return r != Good && r != Unjudged }
+
 // A Verdict is what the gate has found out about a platform.
 type Verdict struct {
 	Address netip.AddrPort // where; the zero value where it was not reached by its name

@@ -24,11 +24,16 @@ type ReachError struct {
 	Address string // that was dialled
 	Reason  string
 	Next    string // what the operator can do
+	Judged  bool   // it was found good, and then could not be reached for the session
 	Err     error
 }
 
 func (e *ReachError) Error() string {
-	return fmt.Sprintf("the platform at %s could not be judged: %s; %s", e.Address, e.Reason, e.Next)
+	what := "could not be judged"
+	if e.Judged {
+		what = "was found good, and then could not be reached for the session"
+	}
+	return fmt.Sprintf("the platform at %s %s: %s; %s", e.Address, what, e.Reason, e.Next)
 }
 
 func (e *ReachError) Unwrap() error { return e.Err }

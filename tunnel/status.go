@@ -27,8 +27,10 @@ type Event struct {
 	ServerName string         // that the device asked for
 	Address    netip.AddrPort // of the platform
 	Enforced   bool           // of Opened: the certificate of this very session was judged
-	Rule       string         // of Refused
-	Err        error          // of Refused, Closed and GateClosed: why
+	Rule       string         // of RefusedOne, and of Closed where a rule cut it
+	Result     string         // of Closed: how it ended, as in Counts.Ended
+	Severity   Severity       // of RefusedOne and of a cut
+	Err        error          // of RefusedOne, Closed and GateClosed: why, without a byte of what was sent
 }
 
 // An EventKind is the kind of an Event.
@@ -49,7 +51,7 @@ type Status struct {
 	Sessions  []SessionStatus // those that flow, the oldest first
 	Platforms []PlatformStatus
 	Counts
-	Refusals []Refusal // the latest by each rule, in the order of the rules
+	Refusals []Refusal // the latest by each rule, the gravest rule first
 }
 
 // A ListenerStatus is where devices can connect.
@@ -91,24 +93,28 @@ type Counts struct {
 	Opened               uint64            // sessions that flowed
 	Enforced, GateOnly   uint64            // of those: by what they were let through
 	Stapled              uint64            // of Enforced: by the session's own staples
+	Probes               uint64            // connections that were closed again without a byte: a health check of TCP
 	Refused              map[string]uint64 // connections that did not get so far, by rule
 	Ended                map[string]uint64 // sessions that flowed, by how they ended
 	Gate                 map[Result]uint64 // handshakes of the gate
 	ToPlatform, ToDevice uint64            // bytes of all sessions
-	Unlogged             uint64            // refusals that were not logged, for there were too many
+	Unlogged             map[string]uint64 // of Refused: those that were not logged, for there were too many of the rule
 	Panics               uint64            // faults of the program that were contained
 }
 
 func newCounts() Counts {
-	return Counts{Refused: map[string]uint64{}, Ended: map[string]uint64{}, Gate: map[Result]uint64{}}
+	return Counts{Refused: map[string]uint64{}, Ended: map[string]uint64{}, Gate: map[Result]uint64{}, Unlogged: map[string]uint64{}}
 }
 
 // A Refusal is a connection that did not get through.
 type Refusal struct {
-	Time   time.Time
-	Device netip.AddrPort
-	Rule   string
-	Reason string
+	Time     time.Time
+	Listener string
+	Device   netip.AddrPort
+	Platform string // "" where it was not known yet
+	Rule     string
+	Severity Severity
+	Reason   string
 }
 
 func (s *Server) count(f func(*Counts)) {
@@ -275,21 +281,31 @@ func resultOf(err error) string {
 // refused logs and counts a connection that did not get through.
 func (s *Server) refused(x *session, err error) {
 	rule := ruleOf(err)
-	attrs := []any{"listener", x.settings.Name, "device", x.from.String(), "rule", rule, "error", err.Error()}
-	loud := s.loud.Allow()
 	s.mu.Lock()
-	s.counts.Refused[rule]++
-	if !loud {
-		s.counts.Unlogged++
-	}
-	s.last[rule] = Refusal{Time: s.o.Now(), Device: x.from, Rule: rule, Reason: err.Error()}
 	e := x.event(RefusedOne, err)
+	e.Rule, e.Severity = rule, SeverityOf(rule)
+	s.last[rule] = Refusal{Time: s.o.Now(), Listener: e.Listener, Device: x.from, Platform: e.Platform, Rule: rule, Severity: e.Severity, Reason: err.Error()}
+	s.counts.Refused[rule]++
+	loud := s.isLoud(rule)
 	s.mu.Unlock()
 	if loud {
-		s.o.Log.Error("tunnel: connection refused", attrs...)
+		s.o.Log.Error("tunnel: connection refused", "listener", e.Listener, "device", x.from.String(), "rule", rule, "error", err.Error())
 	}
-	e.Rule = rule
 	s.o.Events(e)
+}
+
+// isLoud reports whether one more refusal by a rule is logged. It needs Server.mu.
+func (s *Server) isLoud(rule string) bool {
+	limit := s.loud[rule]
+	if limit == nil {
+		limit = loudness(rule)
+		s.loud[rule] = limit
+	}
+	if limit.Allow() {
+		return true
+	}
+	s.counts.Unlogged[rule]++
+	return false
 }
 
 // ruleOf is the rule that a refusal is about, for a metric's label: a row of
@@ -366,10 +382,8 @@ func (s *Server) panicked(v any) {
 func (s *Server) Status() Status {
 	s.mu.Lock()
 	st := Status{Counts: s.counts}
-	st.Refused, st.Ended, st.Gate = maps.Clone(s.counts.Refused), maps.Clone(s.counts.Ended), maps.Clone(s.counts.Gate)
-	for _, rule := range slices.Sorted(maps.Keys(s.last)) {
-		st.Refusals = append(st.Refusals, s.last[rule])
-	}
+	st.Refused, st.Ended, st.Gate, st.Unlogged = maps.Clone(s.counts.Refused), maps.Clone(s.counts.Ended), maps.Clone(s.counts.Gate), maps.Clone(s.counts.Unlogged)
+	st.Refusals = slices.SortedFunc(maps.Values(s.last), graver)
 	flowing, shaking := map[*listener]int{}, map[*listener]int{}
 	for x := range s.sessions {
 		if x.phase != open {

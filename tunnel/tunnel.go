@@ -102,7 +102,6 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interv
 type Server struct {
 	o     Options
 	relay *relay.Relay
-	loud  *rate.Limiter // refusals that are logged: whoever can connect can cause them
 
 	running sync.WaitGroup // everything that Run waits for
 	ctx     context.Context
@@ -117,15 +116,16 @@ type Server struct {
 	gates     map[gateKey]*gate
 	sessions  map[*session]struct{}
 	counts    Counts
-	last      map[string]Refusal // by rule
+	last      map[string]Refusal       // by rule
+	loud      map[string]*rate.Limiter // by rule: those that are logged
 }
 
 // New makes a server, and fails where the configuration is wrong: with a
 // *tlspolicy.RefusalError where a rule speaks against it.
 func New(o Options) (*Server, error) {
 	o.complete()
-	s := &Server{o: o, relay: relay.New(), loud: rate.NewLimiter(5, 50), listeners: map[string]*listener{}, gates: map[gateKey]*gate{},
-		sessions: map[*session]struct{}{}, counts: newCounts(), last: map[string]Refusal{}}
+	s := &Server{o: o, relay: relay.New(), listeners: map[string]*listener{}, gates: map[gateKey]*gate{},
+		sessions: map[*session]struct{}{}, counts: newCounts(), last: map[string]Refusal{}, loud: map[string]*rate.Limiter{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.Update(o.Config); err != nil {
 		s.cancel()
