@@ -453,6 +453,7 @@ func (c *Client) noteFailure(err error, pause time.Duration) {
 	defer c.mu.Unlock()
 	state, handshake := stateOf(err)
 	c.to(state)
+	_, c.status.Declined = errors.AsType[*RefusedError](err)
 	if handshake != "" {
 		c.status.Handshakes[handshake]++
 	}
@@ -468,6 +469,9 @@ func stateOf(err error) (state, handshake string) {
 	}
 	if _, ok := errors.AsType[*storeError](err); ok {
 		return StoreFault, ""
+	}
+	if _, ok := errors.AsType[*tlspolicy.KeyError](err); ok {
+		return KeyFault, "key"
 	}
 	if _, ok := errors.AsType[*UnreachableError](err); ok {
 		return Unreachable, "unreachable"

@@ -608,6 +608,9 @@ func TestB17_RefusalIsLoggedAsAnErrorAndTriedAgain(t *testing.T) {
 				if s.State != Refused || !strings.Contains(s.Fault, c.text) || s.Attempts < 10 || s.Handshakes["refused"] != s.Attempts || time.Since(s.Since) < 9*time.Minute {
 					t.Errorf("%+v", s)
 				}
+				if s.Declined != (c.device != "device") {
+					t.Errorf("declined by the platform: %v", s.Declined)
+				}
 				if log := r.log.String(); !strings.Contains(log, "level=ERROR") || strings.Count(log, "level=ERROR") > 3 {
 					t.Errorf("the log says %s", log)
 				}
@@ -617,6 +620,23 @@ func TestB17_RefusalIsLoggedAsAnErrorAndTriedAgain(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A11: our own key's fault is nobody's refusal.
+func TestAKeyThatDoesNotSignIsAStateOfItsOwn_A11(t *testing.T) {
+	inBubble(t, takeAll, func(d *Destination, _ *Options) { dumb(d) }, func(t *testing.T, r *rig) {
+		r.start()
+		r.enqueue("M1")
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		s := r.client.Status()
+		if s.State != KeyFault || s.Declined || !strings.Contains(s.Fault, "the TPM is away") || s.Handshakes["key"] != s.Attempts || s.Handshakes["refused"] != 0 {
+			t.Errorf("%+v", s)
+		}
+		if log := r.log.String(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "own key does not sign") {
+			t.Errorf("the log says %s", log)
+		}
+	})
 }
 
 func TestRefusedPlatformThatMendsItselfGetsItsMessages(t *testing.T) {

@@ -3,6 +3,7 @@ package northbound
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -394,6 +395,25 @@ func TestLingerEndsInAnOrderlyClose(t *testing.T) {
 	<-lingered
 }
 
+// unsigning is a key that does not sign.
+type unsigning struct{ crypto.Signer }
+
+func (unsigning) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("the TPM is away; look for it")
+}
+
+// dumb takes the voice of our key.
+func dumb(d *Destination) {
+	id, err := d.TLS.GetClientCertificate(nil)
+	if err != nil {
+		panic(err)
+	}
+	own := *id
+	own.PrivateKey = unsigning{id.PrivateKey.(crypto.Signer)}
+	d.TLS = d.TLS.Clone()
+	d.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &own, nil }
+}
+
 func TestDialTellsApartWhoRefusedAndWhatIsUnreachable(t *testing.T) {
 	expiredDevice := func(d *Destination) { d.TLS = policy(t, "device-expired") }
 	silent := func(c net.Conn) { io.Copy(io.Discard, c) }
@@ -438,6 +458,9 @@ func TestDialTellsApartWhoRefusedAndWhatIsUnreachable(t *testing.T) {
 			platform: func(f *platform) {
 				f.tls.MaxVersion, f.tls.CipherSuites = tls.VersionTLS12, []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}
 			}},
+		{name: "a key of ours that does not sign", kind: "key", text: "own key does not sign: the TPM is away", change: dumb},
+		{name: "a key of ours that does not sign, TLS 1.2", kind: "key", text: "own key does not sign: the TPM is away", change: dumb,
+			platform: func(f *platform) { f.tls.MaxVersion = tls.VersionTLS12 }},
 		{name: "no policy", kind: "B12", text: "no TLS policy", change: func(d *Destination) { d.TLS = nil }},
 		{name: "a policy that verifies nothing", kind: "B17", text: "does not verify",
 			change: func(d *Destination) {
@@ -476,6 +499,9 @@ func TestDialTellsApartWhoRefusedAndWhatIsUnreachable(t *testing.T) {
 func kindOf(err error) string {
 	if r, ok := errors.AsType[*tlspolicy.RefusalError](err); ok && r.Next != "" {
 		return r.Rule
+	}
+	if _, ok := errors.AsType[*tlspolicy.KeyError](err); ok {
+		return "key"
 	}
 	if r, ok := errors.AsType[*RefusedError](err); ok && r.Next != "" {
 		return "refused"

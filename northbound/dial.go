@@ -2,10 +2,11 @@ package northbound
 
 import (
 	"context"
-	"crypto/tls"
 	"io"
 	"net"
 	"time"
+
+	"github.com/bedside-gateway/gatewayd/tlspolicy"
 )
 
 // lingerTime and lingerBytes bound how long a refused peer is heard out.
@@ -15,8 +16,9 @@ const (
 )
 
 // Dial connects to a destination and verifies it. Its errors are
-// *UnreachableError, *RefusedError for the platform's refusal, and
-// *tlspolicy.RefusalError for ours.
+// *UnreachableError, *RefusedError for the platform's refusal,
+// *tlspolicy.RefusalError for ours, and *tlspolicy.KeyError where our own key
+// does not sign.
 func Dial(ctx context.Context, d Destination) (*Conn, error) {
 	d, err := d.complete()
 	if err != nil {
@@ -36,8 +38,8 @@ func (d *Destination) open(ctx context.Context, dial DialFunc, n *counters) (*Co
 		}
 		return nil, d.unreachable(err)
 	}
-	secure := tls.Client(raw, d.TLS)
-	if err := secure.HandshakeContext(limited); err != nil {
+	secure, err := tlspolicy.Handshake(limited, raw, d.TLS)
+	if err != nil {
 		if ctx.Err() != nil {
 			raw.Close()
 			return nil, ctx.Err()

@@ -97,8 +97,12 @@ func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT)
 }
 
-// handshakeError tells our refusals, the platform's, and accidents apart.
+// handshakeError tells our key's faults, our refusals, the platform's, and
+// accidents apart.
 func (d *Destination) handshakeError(err error) error {
+	if k, ok := errors.AsType[*tlspolicy.KeyError](err); ok {
+		return k
+	}
 	if r, ok := errors.AsType[*tlspolicy.RefusalError](err); ok {
 		return r
 	}

@@ -46,7 +46,7 @@ func (c *Client) logFailure(ctx context.Context, err error) {
 	}
 	c.notices.down = true
 	level := slog.LevelWarn
-	if state == Refused || state == Halted || state == StoreFault { // B17, B18: log an error
+	if state == Refused || state == Halted || state == StoreFault || state == KeyFault { // B17, B18: log an error
 		level = slog.LevelError
 	}
 	if c.eager {
@@ -56,11 +56,20 @@ func (c *Client) logFailure(ctx context.Context, err error) {
 	if !c.oldest.IsZero() {
 		args = append(args, "oldest_message", clock(c.o.Now().Sub(c.oldest)))
 	}
-	text := "the platform does not take messages"
-	if c.attempts > 1 {
-		text = "the platform still does not take messages"
+	c.o.Log.Log(ctx, level, trouble(state, c.attempts > 1), args...)
+}
+
+// trouble is what goes wrong, and whose trouble it is.
+func trouble(state string, still bool) string {
+	switch {
+	case state == KeyFault && still:
+		return "there is still no session with the platform, for the gateway's own key does not sign"
+	case state == KeyFault:
+		return "there is no session with the platform, for the gateway's own key does not sign"
+	case still:
+		return "the platform still does not take messages"
 	}
-	c.o.Log.Log(ctx, level, text, args...)
+	return "the platform does not take messages"
 }
 
 // peek looks how old the first message of the queue is, without waiting for one:

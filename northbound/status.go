@@ -20,6 +20,7 @@ const (
 	Refused     = "refused"     // by a rule of ours or by the platform; tried again
 	Held        = "held"        // the platform answers CE or AE; tried again
 	Halted      = "halted"      // the platform rejects the first message, and OnReject is Halt
+	KeyFault    = "key fault"   // our own key does not sign; tried again
 	StoreFault  = "store fault" // the spool does not take what became of a message
 )
 
@@ -30,6 +31,7 @@ type Status struct {
 	State       string
 	Since       time.Time // of the state
 	Connected   bool
+	Declined    bool      // Refused: by the platform, and not by a rule of ours
 	Attempts    uint64    // failed in a row
 	Fault       string    // why the last one failed and what to do; "" after a success
 	NextAttempt time.Time // zero where none is waited for
@@ -38,7 +40,7 @@ type Status struct {
 	RoundTrip  time.Duration     // of the last answer
 	Acks       map[string]uint64 // answers by code
 	RoundTrips Histogram
-	Handshakes map[string]uint64 // by result: ok, refused, unreachable
+	Handshakes map[string]uint64 // by result: ok, refused, unreachable, key
 
 	Delivered   uint64
 	Quarantined uint64
@@ -130,7 +132,7 @@ func (c *Client) opened(conn *Conn) {
 func (c *Client) succeeded() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.status.Attempts, c.status.Fault, c.status.NextAttempt = 0, "", time.Time{}
+	c.status.Attempts, c.status.Fault, c.status.NextAttempt, c.status.Declined = 0, "", time.Time{}, false
 	c.to(Connected)
 }
 

@@ -178,6 +178,9 @@ func sendFault(err error) error {
 	if _, ok := errors.AsType[*northbound.RefusedError](err); ok {
 		return &exit{exitProtocol, err}
 	}
+	if _, ok := errors.AsType[*tlspolicy.KeyError](err); ok {
+		return &exit{exitTryLater, err}
+	}
 	if _, ok := errors.AsType[*northbound.UnreachableError](err); ok {
 		return &exit{exitUnavailable, err}
 	}
