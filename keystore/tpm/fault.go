@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/google/go-tpm/tpm2"
@@ -55,21 +56,35 @@ var next = map[Fault]string{
 type Error struct {
 	Fault   Fault
 	What    string // that was asked for
-	Address string
+	Address string // "": the TPM was not needed to tell
 	Err     error
+	advice  string // "": what is to do about any such fault
 }
 
 func (e *Error) Error() string {
-	if e.Address == "" { // it was not needed
-		return fmt.Sprintf("could not %s: %s: %v; %s", e.What, e.Fault, e.Err, e.Next())
+	return fmt.Sprintf("%scould not %s: %s: %v; %s", e.where(), e.What, e.Fault, e.Err, e.Next())
+}
+
+// Reason is the error without the fault's name and the next step, for those who
+// show these apart.
+func (e *Error) Reason() string { return fmt.Sprintf("%scould not %s: %v", e.where(), e.What, e.Err) }
+
+func (e *Error) where() string {
+	if e.Address == "" {
+		return ""
 	}
-	return fmt.Sprintf("TPM %s: could not %s: %s: %v; %s", e.Address, e.What, e.Fault, e.Err, e.Next())
+	return "TPM " + e.Address + ": "
 }
 
 func (e *Error) Unwrap() error { return e.Err }
 
 // Next is what to do.
-func (e *Error) Next() string { return next[e.Fault] }
+func (e *Error) Next() string {
+	if e.advice != "" {
+		return e.advice
+	}
+	return next[e.Fault]
+}
 
 // FaultOf is the fault of an error, or "" where it is none of a TPM.
 func FaultOf(err error) Fault {
@@ -92,14 +107,36 @@ type faultError struct {
 
 func (e *faultError) Error() string { return e.text }
 
-func (t *TPM) fault(what string, err error) error {
+// An advisedError has its next step already.
+type advisedError struct {
+	error
+	next string
+}
+
+func (e *advisedError) Unwrap() error { return e.error }
+
+// advised gives an error a next step of its own, where it is of one of the faults.
+func advised(err error, next string, of ...Fault) error {
+	if err == nil || !slices.Contains(of, classify(err)) {
+		return err
+	}
+	return &advisedError{err, next}
+}
+
+func (t *TPM) fault(what string, err error) error { return faultOf(what, t.address, err) }
+
+func faultOf(what, address string, err error) error {
 	if err == nil {
 		return nil
 	}
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	return &Error{Fault: classify(err), What: what, Address: t.address, Err: err}
+	e := &Error{Fault: classify(err), What: what, Address: address, Err: err}
+	if a, ok := errors.AsType[*advisedError](err); ok {
+		e.advice = a.next
+	}
+	return e
 }
 
 // classify names the fault of an error.

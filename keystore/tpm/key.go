@@ -119,7 +119,7 @@ type Key struct {
 func (t *TPM) Key(text []byte) (*Key, error) {
 	k, err := t.key(text)
 	if err != nil {
-		return nil, t.fault("read the key file", err)
+		return nil, faultOf(readFile, "", err)
 	}
 	for _, a := range candidates(k.public) {
 		k.algorithms = append(k.algorithms, a.scheme)
@@ -197,29 +197,32 @@ var errWrong = errors.New("the signature is wrong")
 // try makes a signature and verifies it. A TPM of an early revision salts PSS
 // with as much as fits, which TLS 1.3 does not take.
 func (k *Key) try(ctx context.Context, a algorithm) error {
+	digest := a.digest()
+	signature, err := k.sign(ctx, digest, a.options)
+	if err == nil && !a.holds(k.public, digest, signature) {
+		err = errWrong
+	}
+	return err
+}
+
+// digest is of a text that nothing else is signed for.
+func (a algorithm) digest() []byte {
 	h := a.options.HashFunc().New()
 	h.Write([]byte("gatewayd tries the key"))
-	digest := h.Sum(nil)
-	signature, err := k.sign(ctx, digest, a.options)
-	if err != nil {
-		return err
-	}
-	switch p := k.public.(type) {
+	return h.Sum(nil)
+}
+
+func (a algorithm) holds(public crypto.PublicKey, digest, signature []byte) bool {
+	switch p := public.(type) {
 	case *ecdsa.PublicKey:
-		if !ecdsa.VerifyASN1(p, digest, signature) {
-			return errWrong
-		}
+		return ecdsa.VerifyASN1(p, digest, signature)
 	case *rsa.PublicKey:
 		if o, ok := a.options.(*rsa.PSSOptions); ok {
-			err = rsa.VerifyPSS(p, o.Hash, digest, signature, o)
-		} else {
-			err = rsa.VerifyPKCS1v15(p, a.options.HashFunc(), digest, signature)
+			return rsa.VerifyPSS(p, o.Hash, digest, signature, o) == nil
 		}
-		if err != nil {
-			return errWrong
-		}
+		return rsa.VerifyPKCS1v15(p, a.options.HashFunc(), digest, signature) == nil
 	}
-	return nil
+	return false
 }
 
 // Public is the public key.
@@ -239,31 +242,89 @@ func (k *Key) sign(ctx context.Context, digest []byte, o crypto.SignerOpts) (sig
 	if err != nil {
 		return nil, k.tpm.fault("sign", err)
 	}
-	var loaded bool
 	err = k.tpm.use(ctx, "sign", func(l *link) error {
 		if err := k.ensure(l); err != nil {
 			return err
 		}
-		loaded = true
 		begin := time.Now()
-		err := l.with(l.session, k.file, func(auth tpm2.Session, more ...tpm2.Session) error {
-			r, err := tpm2.Sign{KeyHandle: k.object().auth(auth), Digest: tpm2.TPM2BDigest{Buffer: digest}, InScheme: scheme,
-				Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull}}.Execute(l, more...)
-			if err != nil {
-				return err
-			}
-			signature, err = encodeSignature(r.Signature)
-			return err
-		})
+		signature, err = k.signature(l, k.object(), digest, scheme)
 		if err == nil {
 			l.o.Signed(time.Since(begin))
 		}
 		return err
 	})
-	if loaded && FaultOf(err) == OwnerLocked {
-		return nil, k.tpm.fault("sign", &faultError{Foreign, "the key has a password, and nobody is there to type it"})
-	}
 	return signature, err
+}
+
+// signature has the key sign, which is loaded as an object. A password that is
+// missing is the key's here, unless the session is not what it was; so it is
+// asked on a new link as well.
+func (k *Key) signature(l *link, o *object, digest []byte, scheme tpm2.TPMTSigScheme) (signature []byte, err error) {
+	err = l.with(l.session, k.file, func(auth tpm2.Session, more ...tpm2.Session) error {
+		r, err := tpm2.Sign{KeyHandle: o.auth(auth), Digest: tpm2.TPM2BDigest{Buffer: digest}, InScheme: scheme,
+			Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull}}.Execute(l, more...)
+		if isPassword(err) {
+			return fmt.Errorf("%w: %w", &faultError{Foreign, "the key has a password, and nobody is there to type it"}, err)
+		}
+		if err != nil {
+			return err
+		}
+		signature, err = encodeSignature(r.Signature)
+		return err
+	})
+	return signature, err
+}
+
+// Try makes sure that the next handshake will have its signature: the TPM is
+// there and is the expected one with the storage key that all hangs on, the key
+// loads under it, the state of the platform fulfils its policy, and what it signs
+// holds. What was loaded before stays loaded, where there is room.
+//
+// It is one more user of the TPM: it waits for its turn and has it for the time
+// of one key and one signature. The context bounds both; a deadline that passes
+// while others have the TPM is Busy. Errors are *Error.
+func (k *Key) Try(ctx context.Context) error {
+	all := candidates(k.public)
+	a := all[len(all)-1] // a TPM may salt PSS in a way of its own
+	digest := a.digest()
+	scheme, err := k.scheme(digest, a.options)
+	if err != nil {
+		return k.tpm.fault(tryKey, err)
+	}
+	var signature []byte
+	err = k.tpm.use(ctx, tryKey, func(l *link) error {
+		o, end, err := k.borrow(l)
+		if err != nil {
+			return err
+		}
+		defer end()
+		signature, err = k.signature(l, o, digest, scheme)
+		return err
+	})
+	if err == nil && !a.holds(k.public, digest, signature) {
+		err = k.tpm.fault(tryKey, &faultError{Failing, errWrong.Error()})
+	}
+	return err
+}
+
+const tryKey = "try the key"
+
+// borrow is the key as an object: that of a Key of the same file where it is
+// loaded already, or one that is flushed in the end. The storage key is made in
+// any case, so that a TPM that was cleared is recognised as such.
+func (k *Key) borrow(l *link) (o *object, end func(), err error) {
+	parent, err := l.parent()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer l.flush(parent.handle)
+	if i := slices.IndexFunc(k.tpm.loaded, func(other *Key) bool { return other.file.same(k.file) }); i >= 0 {
+		return k.tpm.loaded[i].object(), func() {}, nil
+	}
+	if o, err = l.load(parent, k.file); err != nil {
+		return nil, nil, err
+	}
+	return o, func() { l.flush(o.handle) }, nil
 }
 
 // scheme is the signature scheme for a digest, and refuses what the key is not for.

@@ -253,8 +253,8 @@ func TestNothingIsLeftInTheTPM(t *testing.T) {
 		{"load bound", func() error { return second(d.Load(ctx, boundFile)) }, false, 2},
 		{"release", func() error { k.Release(ctx); return nil }, false, 1},
 		{"without approvals", func() error {
-			d.o.Approvals = nil
-			defer func() { d.o.Approvals = []Approval{approval} }()
+			d.SetApprovals(nil)
+			defer d.SetApprovals([]Approval{approval})
 			return second(d.Unseal(ctx, tied))
 		}, true, 1},
 	} {

@@ -30,6 +30,11 @@ type file struct {
 	bound   bool                      // to a policy, and to be used by nothing else
 }
 
+// same reports whether two files are of one object.
+func (f *file) same(other *file) bool {
+	return bytes.Equal(f.name.Buffer, other.name.Buffer) && bytes.Equal(f.private.Buffer, other.private.Buffer)
+}
+
 // encode makes a key file of an object under the storage key. It has no
 // description, with which tpm2-openssl up to 1.1 cannot read it.
 func encode(kind asn1.ObjectIdentifier, public tpm2.TPM2BPublic, private tpm2.TPM2BPrivate, more ...keyfile.TPMKeyOption) []byte {
@@ -77,16 +82,18 @@ func parse(text []byte, kind asn1.ObjectIdentifier) (f *file, err error) {
 		bound: len(public.AuthPolicy.Buffer) > 0 && !public.ObjectAttributes.UserWithAuth}, nil
 }
 
+const readFile = "read the key file" // for which no TPM is needed
+
 // PublicKey reads the public key of a key file, without a TPM. Errors have the
 // fault Tampered or Foreign.
 func PublicKey(text []byte) (crypto.PublicKey, error) {
 	f, err := parse(text, keyfile.OIDLoadableKey)
 	if err != nil {
-		return nil, &Error{Fault: classify(err), What: "read the key file", Err: err}
+		return nil, faultOf(readFile, "", err)
 	}
 	key, err := publicKey(&f.public)
 	if err != nil {
-		return nil, &Error{Fault: classify(err), What: "read the key file", Err: err}
+		return nil, faultOf(readFile, "", err)
 	}
 	return key, nil
 }

@@ -6,9 +6,13 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/asn1"
 	"encoding/binary"
+	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -34,9 +38,9 @@ const registers = 24
 
 // Approve signs the state in which the registers have these values.
 func Approve(key crypto.Signer, values map[uint][]byte) (a Approval, err error) {
-	public, ok := key.Public().(*ecdsa.PublicKey)
-	if !ok || public.Curve != elliptic.P256() {
-		return a, errors.New("approvals are signed with a key on P-256")
+	public, err := signerKey(key.Public())
+	if err != nil {
+		return a, err
 	}
 	a.PCRs = slices.Sorted(maps.Keys(values))
 	if len(a.PCRs) == 0 || a.PCRs[len(a.PCRs)-1] >= registers {
@@ -56,6 +60,67 @@ func Approve(key crypto.Signer, values map[uint][]byte) (a Approval, err error) 
 	digest := approvedDigest(a.Policy)
 	a.Signature, err = key.Sign(rand.Reader, digest[:], crypto.SHA256)
 	return a, err
+}
+
+const nextSigner = "make the signer a key on P-256 (openssl ecparam -name prime256v1 -genkey -noout), and name its public key in policy_signer"
+
+// signerKey is a key that approvals may be signed with: every TPM verifies P-256.
+func signerKey(key crypto.PublicKey) (*ecdsa.PublicKey, error) {
+	kind := "of another kind"
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		if k.Curve == elliptic.P256() {
+			return k, nil
+		}
+		kind = "on " + k.Curve.Params().Name
+	case *rsa.PublicKey:
+		kind = "of RSA"
+	}
+	return nil, fmt.Errorf("the signer's key is %s: approvals are signed with ECDSA on P-256 and by no other key", kind)
+}
+
+// ParseSigner reads what policy_signer names: the public key (PEM) of the signer
+// of approvals.
+func ParseSigner(text []byte) (crypto.PublicKey, error) {
+	block, rest := pem.Decode(text)
+	if block == nil || block.Type != "PUBLIC KEY" || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, errors.New(`it has to hold one PEM block "PUBLIC KEY" and nothing else: openssl pkey -pubout writes it`)
+	}
+	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("its public key cannot be read: %w", err)
+	}
+	p, err := signerKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("%w; %s", err, nextSigner)
+	}
+	return p, nil
+}
+
+// ParseApprovals reads what policy_approvals names: approvals in JSON, each of
+// registers that there are and with a signature that holds, and one at least by
+// the signer. Others may be by other signers, to which older keys are bound. No
+// TPM is needed, so that it is known beforehand what no TPM would take.
+func ParseApprovals(text []byte, signer crypto.PublicKey) (all []Approval, err error) {
+	if err := json.Unmarshal(text, &all); err != nil {
+		return nil, fmt.Errorf("it holds no approvals: %w", err)
+	}
+	public, err := signerKey(signer)
+	if err != nil {
+		return nil, err
+	}
+	ours := false
+	for i, a := range all {
+		by, err := a.key()
+		if err != nil {
+			return nil, fmt.Errorf("approval %d: %w; take the file as gatewaysim ca approve or the manufacturer made it", i+1, err)
+		}
+		ours = ours || by.Equal(public)
+	}
+	if !ours {
+		return nil, fmt.Errorf("of its %d approvals none is by policy_signer, so that no key can be used by them: bring the approvals that this signer made", len(all))
+	}
+	return all, nil
 }
 
 func selection(registers ...uint) tpm2.TPMLPCRSelection {
@@ -84,7 +149,7 @@ func (b *Binding) apply(p *tpm2.TPMTPublic) error {
 	}
 	signer, err := signerPublic(b.Signer)
 	if err != nil {
-		return err
+		return advised(&faultError{Unable, err.Error()}, nextSigner, Unable)
 	}
 	name, err := tpm2.ObjectName(signer)
 	if err != nil {
@@ -109,9 +174,9 @@ func policyAuthorize(signer []byte) []byte {
 
 // signerPublic is the signer's key as a TPM names it.
 func signerPublic(key crypto.PublicKey) (*tpm2.TPMTPublic, error) {
-	p, ok := key.(*ecdsa.PublicKey)
-	if !ok || p.Curve != elliptic.P256() {
-		return nil, &faultError{Unable, "the signer of a policy has a key on P-256"}
+	p, err := signerKey(key)
+	if err != nil {
+		return nil, err
 	}
 	point, err := p.Bytes()
 	if err != nil {
@@ -153,11 +218,12 @@ func (l *link) policySession() (s tpm2.Session, end func(), err error) {
 
 // fulfil finds the approval of the platform's state, and has the TPM check it.
 func (l *link) fulfil(s tpm2.TPMISHPolicy, policy []byte) error {
-	why := "is of the state that the platform booted into"
-	for _, a := range l.o.Approvals {
+	all, ours := *l.approvals.Load(), 0
+	var wrong error
+	for _, a := range all {
 		signer, err := a.signer()
 		if err != nil {
-			why = "is in order: " + err.Error()
+			wrong = err
 			continue
 		}
 		name, err := tpm2.ObjectName(signer)
@@ -167,28 +233,51 @@ func (l *link) fulfil(s tpm2.TPMISHPolicy, policy []byte) error {
 		if !bytes.Equal(policyAuthorize(name.Buffer), policy) {
 			continue
 		}
+		ours++
 		if ok, err := l.matches(&a); err != nil {
 			return err
 		} else if ok {
 			return l.show(s, &a, signer)
 		}
 	}
-	return &faultError{Refused, fmt.Sprintf("none of the %d approvals %s", len(l.o.Approvals), why)}
+	return &faultError{Refused, unfulfilled(len(all), ours, wrong)}
 }
 
-// signer is the key that made the approval, if it did.
+// unfulfilled says why no approval helps.
+func unfulfilled(all, ours int, wrong error) string {
+	switch {
+	case all == 0:
+		return "there is no approval of any state: policy_approvals in [identity] names none"
+	case ours > 0:
+		return fmt.Sprintf("of %d approvals by its signer none is of the state that the platform booted into", ours)
+	case wrong != nil:
+		return fmt.Sprintf("of %d approvals none by its signer is in order: %v", all, wrong)
+	}
+	return fmt.Sprintf("of %d approvals none is by the signer that it is bound to, which policy_signer in [identity] named when it was made", all)
+}
+
+// signer is the key that made the approval, as a TPM names it.
 func (a *Approval) signer() (*tpm2.TPMTPublic, error) {
+	key, err := a.key()
+	if err != nil {
+		return nil, err
+	}
+	return signerPublic(key)
+}
+
+// key is the one that made the approval, if it did.
+func (a *Approval) key() (*ecdsa.PublicKey, error) {
 	if len(a.PCRs) == 0 || slices.Max(a.PCRs) >= registers {
-		return nil, errors.New("the registers of one are none from 0 to 23")
+		return nil, errors.New("its registers are none from 0 to 23")
 	}
 	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), a.Signer)
 	if err != nil {
-		return nil, errors.New("the signer of one is no point on P-256")
+		return nil, errors.New("its signer is no point on P-256")
 	}
 	if digest := approvedDigest(a.Policy); !ecdsa.VerifyASN1(key, digest[:], a.Signature) {
-		return nil, errors.New("the signature of one does not hold")
+		return nil, errors.New("its signature does not hold")
 	}
-	return signerPublic(key)
+	return key, nil
 }
 
 // matches reports whether the registers have the approved values now. The TPM

@@ -109,10 +109,10 @@ func TestApprovalsThatTheSignerDidNotMakeAreRefused(t *testing.T) {
 		"no signer":                       change(func(a *Approval) { a.Signer = nil }),
 	} {
 		t.Run(name, func(t *testing.T) {
-			d.o.Approvals = []Approval{a}
+			d.SetApprovals([]Approval{a})
 			_, err := d.Load(t.Context(), file)
 			wantFault(t, err, Refused)
-			d.o.Approvals = []Approval{a, good}
+			d.SetApprovals([]Approval{a, good})
 			k, err := d.Load(t.Context(), file)
 			if err != nil {
 				t.Fatal("with a good one behind it: ", err)

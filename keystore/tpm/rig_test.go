@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -99,10 +100,11 @@ func sign(k *Key) error {
 
 func wantFault(t testing.TB, err error, want Fault) {
 	t.Helper()
-	if FaultOf(err) != want {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Fault != want {
 		t.Fatalf("want the fault %s, got %v", want, err)
 	}
-	if !strings.Contains(err.Error(), next[want]) {
+	if e.Next() == "" || !strings.HasSuffix(err.Error(), "; "+e.Next()) {
 		t.Fatalf("no next step in %v", err)
 	}
 }

@@ -63,17 +63,20 @@ type TPM struct {
 	closed  bool
 	loaded  []*Key // in the present link, the least recently used one first
 	waiting atomic.Int32
+
+	approvals atomic.Pointer[[]Approval]
 }
 
 // A link is an open TPM with what is loaded in it.
 type link struct {
-	conn    Conn
-	ctx     context.Context // of the present user
-	o       *Options
-	raw     bool // no resource manager: what is loaded stays until it is flushed
-	session tpm2.Session
-	broken  bool   // an answer is due that would be taken for that of another command
-	storage []byte // name of the storage key; nil: not known yet
+	conn      Conn
+	ctx       context.Context // of the present user
+	o         *Options
+	raw       bool // no resource manager: what is loaded stays until it is flushed
+	session   tpm2.Session
+	approvals *atomic.Pointer[[]Approval]
+	broken    bool   // an answer is due that would be taken for that of another command
+	storage   []byte // name of the storage key; nil: not known yet
 }
 
 // Open prepares for the TPM at address: a device such as /dev/tpmrm0,
@@ -97,7 +100,15 @@ func Open(address string, o Options) *TPM {
 	}
 	t := &TPM{address: address, o: o, turn: make(chan struct{}, 1)}
 	t.turn <- struct{}{}
+	t.SetApprovals(o.Approvals)
 	return t
+}
+
+// SetApprovals replaces those of the Options, as after an update that brought new
+// ones. What is used from then on is used by them; nothing is loaded anew.
+func (t *TPM) SetApprovals(all []Approval) {
+	all = slices.Clone(all)
+	t.approvals.Store(&all)
 }
 
 // Address is where the TPM is.
@@ -214,7 +225,7 @@ func (t *TPM) open(ctx context.Context) (reached bool, err error) {
 	if err != nil {
 		return false, &transportError{err}
 	}
-	l := &link{conn: conn, ctx: ctx, o: &t.o, raw: isRaw(t.address)}
+	l := &link{conn: conn, ctx: ctx, o: &t.o, approvals: &t.approvals, raw: isRaw(t.address)}
 	if t.o.Expect != nil {
 		l.storage = t.o.Expect.Storage
 	}
