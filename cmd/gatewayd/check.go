@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 
 	"github.com/spf13/cobra"
 
@@ -62,6 +64,18 @@ func (a *app) check(path string) error {
 	}
 	fmt.Fprintln(a.out)
 	return nil
+}
+
+// ownAddresses are those of the network cards; none where the system does not
+// tell, for then a check less is made.
+func ownAddresses() (all []netip.Addr) {
+	cards, _ := net.InterfaceAddrs()
+	for _, c := range cards {
+		if n, err := netip.ParsePrefix(c.String()); err == nil {
+			all = append(all, n.Addr().Unmap())
+		}
+	}
+	return all
 }
 
 func count(n int, what string) string {

@@ -84,6 +84,9 @@ func (l *loader) checkDestination(f found, d *Destination) {
 	if d.Trust != "" {
 		l.checkTrust(f, d.Trust)
 	}
+	if d.Address != "" {
+		l.dials(f, d.Address, d.Connect)
+	}
 }
 
 // answered reports whether success is acknowledged in some way (HL7 2.6, section 2.9.2).

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -188,6 +189,8 @@ type Options struct {
 	Identity func(certificate, key string) error
 	// Now is the time that certificates are judged by; zero: not judged.
 	Now time.Time
+	// Addresses are those of this machine, as far as they are known.
+	Addresses []netip.Addr
 }
 
 // Load reads the file and everything that it names. The error is Problems where

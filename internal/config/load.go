@@ -14,6 +14,8 @@ type loader struct {
 	options   Options
 	lines     []int // offsets of the line starts
 	problems  Problems
+	listeners []listener // of all sections
+	dialled   []dialled  // likewise
 }
 
 // fault notes a problem at an offset. text is what is wrong and, behind the
@@ -164,6 +166,7 @@ func (l *loader) config(root *node) *Config {
 	l.ports(c, root)
 	l.southbound(c, root)
 	l.tunnels(c, root)
+	l.loops()
 	l.checkIdentity(c, identity)
 	return c
 }

@@ -15,6 +15,7 @@ func (l *loader) southbound(c *Config, root *node) {
 	n := l.table(root, "southbound", "")
 	s := &Southbound{}
 	f := read(l, n, "southbound.", southboundKeys, s, "identity")
+	l.listens(f, "[southbound]", s.Listen)
 	l.southIdentities(n, s)
 	l.checkSouthbound(c, f, s)
 	c.Southbound = s

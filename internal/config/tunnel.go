@@ -4,7 +4,11 @@ import (
 	"cmp"
 	"crypto/tls"
 	"fmt"
+	"maps"
+	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/tunnel"
@@ -104,6 +108,9 @@ func networks(p *[]string) kind {
 		if err != nil {
 			return "", fmt.Errorf("%.60q is no network; write it as 10.20.0.0/24, or an address", s)
 		}
+		if n.Addr().Is4In6() { // it would match no IPv4 device
+			return "", fmt.Errorf("%.60q is a network of IPv4 in the form of IPv6; write it as 10.20.0.0/24", s)
+		}
 		if n.Masked() != n {
 			return "", fmt.Errorf("%.60q has bits behind its length; write %v", s, n.Masked())
 		}
@@ -132,36 +139,108 @@ func serverNames(p *[]string) kind {
 
 // tunnels reads the [[tunnel]] sections.
 func (l *loader) tunnels(c *Config, root *node) {
-	seen, listens, platforms := names{}, names{}, names{}
+	seen, platforms := names{}, names{}
 	for _, n := range l.tables(root, "tunnel") {
 		var t Tunnel
 		f := read(l, n, "tunnel.", tunnelKeys, &t, "platform")
 		seen.unique(f, "name", t.Name)
-		listens.unique(f, "listen", t.Listen)
-		if len(t.Networks)+len(t.MACs) == 0 {
-			f.fault("networks", "is empty, and so is macs, so that nobody could connect; write the networks of the devices")
-		}
-		if n.table["platform"] == nil {
-			l.fault(n.at, "tunnel.platform", "is missing, so that the tunnel leads nowhere; add a [[tunnel.platform]] section below it")
-		}
+		l.listens(f, fmt.Sprintf("the tunnel %q", t.Name), t.Listen)
+		t.check(f)
+		taken := names{}
 		for _, below := range l.nested(n, "platform", "tunnel.") {
 			var p TunnelPlatform
 			f := read(l, below, "tunnel.platform.", tunnelPlatformKeys, &p)
 			platforms.unique(f, "name", p.Name)
-			if p.Trust != "" {
-				l.checkTrust(f, p.Trust)
-			}
+			l.checkTunnelPlatform(f, &p, taken)
 			t.Platforms = append(t.Platforms, p)
 		}
 		c.Tunnels = append(c.Tunnels, t)
-		if l.failed() {
-			continue
-		}
-		// What is left are names that lead to two platforms, or to none.
-		if _, err := TunnelSettings([]Tunnel{t}, func(*TunnelPlatform, *tunnel.Platform) error { return nil }); err != nil {
-			l.fault(n.at, "tunnel.platform", err.Error())
+	}
+	if l.failed() {
+		return
+	}
+	// Nothing is left for package tunnel to refuse; if it does, better here than at the start.
+	if _, err := TunnelSettings(c.Tunnels, func(*TunnelPlatform, *tunnel.Platform) error { return nil }); err != nil {
+		l.fault(root.table["tunnel"].at, "tunnel", err.Error())
+	}
+}
+
+// check looks whether any device could use the tunnel.
+func (t *Tunnel) check(f found) {
+	if len(t.Networks)+len(t.MACs) == 0 {
+		f.fault("networks", "is empty, and so is macs, so that nobody could connect; write the networks of the devices")
+	}
+	if f.node.table["platform"] == nil {
+		f.l.fault(f.node.at, "tunnel.platform", "is missing, so that the tunnel leads nowhere; add a [[tunnel.platform]] section below it")
+	}
+	if t.MinTLS == "1.3" && !t.AllowTLS13 {
+		f.fault("allow_tls13", `is false, and min_tls is "1.3", so that no session could pass; take one of them out`)
+	}
+	t.checkFamilies(f)
+}
+
+// checkFamilies wants listen, networks and macs to have a version of IP in common.
+func (t *Tunnel) checkFamilies(f found) {
+	at := endpointOf(t.Listen).ip() // invalid: of both versions, or a name
+	is4 := func(n string) bool { return !strings.Contains(n, ":") }
+	is6 := func(n string) bool { return !is4(n) }
+	none := func(of func(string) bool) bool { return len(t.Networks) > 0 && !slices.ContainsFunc(t.Networks, of) }
+	switch {
+	case at.Is4() && none(is4):
+		f.fault("networks", "has none of IPv4, and listen is an IPv4 address, so that nobody could connect; write networks of IPv4, or listen on an IPv6 address")
+	case at.Is6() && none(is6):
+		f.fault("networks", "has none of IPv6, and listen is an IPv6 address, so that nobody could connect; write networks of IPv6, or listen on an IPv4 address")
+	case len(t.MACs) > 0 && at.Is6():
+		f.fault("macs", "are known of IPv4 devices only, and listen is an IPv6 address, so that nobody could connect; write networks in their place, or listen on an IPv4 address")
+	case len(t.MACs) > 0 && none(is4):
+		f.fault("macs", "are known of IPv4 devices only, and networks has none of IPv4, so that nobody could connect; take macs out, or write networks of IPv4")
+	}
+}
+
+// checkTunnelPlatform notes the names that devices ask for it by in taken, which
+// has those of the platforms before it.
+func (l *loader) checkTunnelPlatform(f found, p *TunnelPlatform, taken names) {
+	if p.Trust != "" {
+		l.checkTrust(f, p.Trust)
+	}
+	if p.Address == "" {
+		return // a fault already
+	}
+	l.dials(f, p.Address, p.Connect)
+	keys := p.asked()
+	if len(keys) == 0 {
+		f.fault("default", "is false, address has no name in it and server_names is empty, so that no device could ask for the platform; write default = true, or the names that devices ask for")
+	}
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		switch line, there := taken[name]; {
+		case there && name == "":
+			f.fault("default", fmt.Sprintf("is true in line %d as well, and who asks for no name can be led to one platform only; leave it to one of them", line))
+		case there:
+			f.fault(keys[name], fmt.Sprintf("who asks for %q is led to the platform of line %d; leave the name to one of them", name, line))
+		default:
+			taken[name], _ = l.place(f.at(keys[name]))
 		}
 	}
+}
+
+// askedFor is a name in the form that is compared.
+func askedFor(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
+
+// asked is the names that devices ask for the platform by, "" for none at all,
+// and the key that each is from.
+func (p *TunnelPlatform) asked() map[string]string {
+	keys := map[string]string{}
+	if p.Default {
+		keys[""] = "default"
+	}
+	for _, name := range p.ServerNames {
+		keys[askedFor(name)] = "server_names"
+	}
+	// No device asks for an address by name (RFC 6066, section 3).
+	if host, _, err := net.SplitHostPort(p.Address); err == nil && net.ParseIP(host) == nil {
+		keys[askedFor(host)] = "address"
+	}
+	return keys
 }
 
 // TunnelSettings is what package tunnel takes of the sections. complete adds to
