@@ -25,16 +25,34 @@ func OpenTPM(c *config.Config, o tpm.Options) (*tpm.TPM, error) {
 	if o.Expect, err = keystore.ReadFingerprint(Home(c)); err != nil {
 		return nil, err
 	}
-	if file := c.Identity.PolicyApprovals; file != "" {
-		text, err := keystore.ReadFile(file, keystore.MaxFile)
-		if err == nil {
-			err = json.Unmarshal(text, &o.Approvals)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("policy_approvals: %s: %w", file, err)
-		}
+	return OpenAnyTPM(c, o)
+}
+
+// OpenAnyTPM is OpenTPM for who gives the keys up, whichever TPM they are in: it
+// reads nothing below Home, where any file may be damaged.
+func OpenAnyTPM(c *config.Config, o tpm.Options) (*tpm.TPM, error) {
+	approvals, err := Approvals(c)
+	if err != nil {
+		return nil, err
 	}
+	o.Approvals = approvals
 	return tpm.Open(c.Identity.TPM, o), nil
+}
+
+// Approvals are those that a configuration names, for keys that are bound.
+func Approvals(c *config.Config) (all []tpm.Approval, err error) {
+	file := c.Identity.PolicyApprovals
+	if file == "" {
+		return nil, nil
+	}
+	text, err := keystore.ReadFile(file, keystore.MaxFile)
+	if err == nil {
+		err = json.Unmarshal(text, &all)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("policy_approvals: %s: %w", file, err)
+	}
+	return all, nil
 }
 
 // New is the applicant with a store of a configuration: Device, or one that a
