@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/bedside-gateway/gatewayd/drivers"
 	"github.com/bedside-gateway/gatewayd/drivers/port"
+	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 	"github.com/bedside-gateway/gatewayd/observation"
 )
 
@@ -17,6 +19,7 @@ import (
 func (l *loader) checkIdentity(c *Config, f found) {
 	i := &c.Identity
 	l.checkEST(i, f)
+	l.checkPolicy(i, f)
 	if !i.InsecureFileKey {
 		l.tpmOnly(i, f)
 		return
@@ -60,16 +63,54 @@ func (l *loader) checkEST(i *Identity, f found) {
 	case i.ESTURL != "" && i.ESTTrust == "":
 		f.fault("est_trust", "is missing; name the PEM file of the roots that the EST server's chain ends in: no server is trusted unseen")
 	case i.ESTURL != "":
-		text, err := l.options.ReadFile(i.ESTTrust)
-		if err != nil {
-			f.fault("est_trust", fileFault(i.ESTTrust, err))
+		if text, ok := l.file(f, "est_trust", i.ESTTrust); !ok {
+			return
 		} else if _, _, err := Roots(text); err != nil {
 			f.fault("est_trust", i.ESTTrust+" "+err.Error())
 		}
 	}
-	if i.PolicyApprovals != "" && i.PolicySigner == "" {
-		f.fault("policy_approvals", "without policy_signer approves nothing; name the signer's public key, or take it out")
+}
+
+// checkPolicy reads what keys are bound to as the start and the TPM will.
+func (l *loader) checkPolicy(i *Identity, f found) {
+	if i.PolicySigner == "" {
+		if i.PolicyApprovals != "" {
+			f.fault("policy_approvals", "without policy_signer approves nothing; name the signer's public key, or take it out")
+		}
+		return
 	}
+	var signer crypto.PublicKey
+	if text, ok := l.file(f, "policy_signer", i.PolicySigner); ok {
+		var err error
+		if signer, err = tpm.ParseSigner(text); err != nil {
+			f.fault("policy_signer", i.PolicySigner+": "+orNext(err, "name the file with the public key of who approves"))
+		}
+	}
+	if i.PolicyApprovals == "" {
+		return // the firmware brings its own
+	}
+	if text, ok := l.file(f, "policy_approvals", i.PolicyApprovals); ok && signer != nil {
+		if _, err := tpm.ParseApprovals(text, signer); err != nil {
+			f.fault("policy_approvals", i.PolicyApprovals+": "+orNext(err, "name the file as who approves has made it"))
+		}
+	}
+}
+
+// orNext is an error with its own next step, or with one where it has none.
+func orNext(err error, next string) string {
+	if s := err.Error(); strings.Contains(s, "; ") {
+		return s
+	}
+	return err.Error() + "; " + next
+}
+
+// file is the text of a file that the configuration names; without ok it is noted why it cannot be read.
+func (l *loader) file(f found, key, file string) (text []byte, ok bool) {
+	text, err := l.options.ReadFile(file)
+	if err != nil {
+		f.fault(key, fileFault(file, err))
+	}
+	return text, err == nil
 }
 
 func (l *loader) checkDestination(f found, d *Destination) {
@@ -103,9 +144,8 @@ func ackKey(f found) string {
 }
 
 func (l *loader) checkTrust(f found, file string) {
-	text, err := l.options.ReadFile(file)
-	if err != nil {
-		f.fault("trust", fileFault(file, err))
+	text, ok := l.file(f, "trust", file)
+	if !ok {
 		return
 	}
 	_, roots, err := Roots(text)

@@ -1,11 +1,13 @@
 package config
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -21,6 +23,7 @@ import (
 
 	"github.com/bedside-gateway/gatewayd/drivers"
 	"github.com/bedside-gateway/gatewayd/drivers/port"
+	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 	"github.com/bedside-gateway/gatewayd/mdc"
 )
 
@@ -268,6 +271,7 @@ func TestFaultsAreNamedWithTheirPlaceAndTheNextStep(t *testing.T) {
 		"a CA without TLS":                {`[identity]`, "[identity]\nest_url = \"http://ca.test\"", `identity.est_url: "http://ca.test" is no address of an EST server`},
 		"a CA whom nothing vouches for":   {`[identity]`, "[identity]\nest_url = \"https://ca.test\"", `identity.est_trust: is missing; name the PEM file`},
 		"a CA with a leaf for a root":     {`[identity]`, "[identity]\nest_url = \"https://ca.test\"\nest_trust = \"leaf.pem\"", `identity.est_trust: /etc/g/leaf.pem certificate 1 in it`},
+		"a CA whose roots are missing":    {`[identity]`, "[identity]\nest_url = \"https://ca.test\"\nest_trust = \"rots.pem\"", `identity.est_trust: /etc/g/rots.pem does not exist; relative names start at`},
 		"approvals by nobody":             {`[identity]`, "[identity]\npolicy_approvals = \"a.json\"", `identity.policy_approvals: without policy_signer approves nothing`},
 		"no certificate":                  {`certificate = "device.pem"`, ``, `identity.certificate: is missing`},
 		"no key":                          {`key = "device.key"`, ``, `identity.key: is missing`},
@@ -331,6 +335,76 @@ func TestFaultsAreNamedWithTheirPlaceAndTheNextStep(t *testing.T) {
 			}
 			for _, p := range err.(Problems) {
 				if p.Line == 0 || p.Column == 0 || p.Next == "" {
+					t.Errorf("%v: place or next step is missing", p)
+				}
+			}
+		})
+	}
+}
+
+// approved is a signer's public key, and approvals that it has made.
+func approved(t testing.TB) (signer, approvals []byte) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := tpm.Approve(key, map[uint][]byte{7: make([]byte, 32)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if approvals, err = json.Marshal([]tpm.Approval{a}); err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), approvals
+}
+
+func TestWhatKeysAreBoundToIsReadAsTheTPMWill(t *testing.T) {
+	signer, approvals := approved(t)
+	other, theirs := approved(t)
+	for name, row := range map[string]struct {
+		signer, approvals []byte // nil: the file is not there
+		want              string // empty: nothing is wrong
+	}{
+		"a signer and what it approved":       {signer, approvals, ""},
+		"another signer":                      {other, theirs, ""},
+		"no signer's file":                    {nil, approvals, ":7:17: identity.policy_signer: /etc/g/signer.pem does not exist; relative names start at"},
+		"a certificate for a signer":          {root(t, true, now), approvals, `identity.policy_signer: /etc/g/signer.pem: it has to hold one PEM block "PUBLIC KEY" and nothing else`},
+		"an empty signer":                     {[]byte{}, approvals, "identity.policy_signer: /etc/g/signer.pem: it has to hold one PEM block"},
+		"no file of approvals":                {signer, nil, ":8:20: identity.policy_approvals: /etc/g/approvals.json does not exist; relative names start at"},
+		"an empty file of approvals":          {signer, []byte{}, "identity.policy_approvals: /etc/g/approvals.json: it holds no approvals"},
+		"approvals by somebody else":          {signer, theirs, "identity.policy_approvals: /etc/g/approvals.json: of its 1 approvals none is by policy_signer"},
+		"an approval that was changed":        {signer, bytes.Replace(approvals, []byte(`"pcrs":[7]`), []byte(`"pcrs":[99]`), 1), "identity.policy_approvals: /etc/g/approvals.json: approval 1: "},
+		"neither signer nor file of approval": {nil, nil, "identity.policy_approvals: /etc/g/approvals.json does not exist"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := options(t)
+			others := o.ReadFile
+			o.ReadFile = func(file string) ([]byte, error) {
+				b, mine := map[string][]byte{"/etc/g/signer.pem": row.signer, "/etc/g/approvals.json": row.approvals}[file]
+				if mine && b != nil {
+					return b, nil
+				}
+				return others(file)
+			}
+			text := strings.Replace(good, "[identity]", "[identity]\npolicy_signer = \"signer.pem\"\npolicy_approvals = \"approvals.json\"", 1)
+			_, err := Parse("/etc/g/gatewayd.toml", []byte(text), o)
+			if row.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			problems, _ := errors.AsType[Problems](err)
+			if !strings.Contains(problems.Error(), row.want) {
+				t.Errorf("got\n%v\nwant %s", err, row.want)
+			}
+			for _, p := range problems {
+				if p.Line == 0 || p.Next == "" {
 					t.Errorf("%v: place or next step is missing", p)
 				}
 			}

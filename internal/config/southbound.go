@@ -102,9 +102,8 @@ func (l *loader) checkSouthbound(c *Config, f found, s *Southbound) {
 		l.checkTrust(f, s.Trust)
 	}
 	for _, file := range s.CRLs {
-		text, err := l.options.ReadFile(file)
-		if err != nil {
-			f.fault("crls", fileFault(file, err))
+		if text, ok := l.file(f, "crls", file); !ok {
+			continue
 		} else if _, _, err := CRLs(text); err != nil {
 			f.fault("crls", file+" "+err.Error())
 		}
