@@ -44,7 +44,8 @@ type Slot struct {
 	Request []byte
 	// Chain is the certificate with its issuers behind it; nil while none was issued.
 	Chain []*x509.Certificate
-	// Damage is why there is no Chain although there should be one.
+	// Damage is why there is no Chain although there should be one: it cannot be
+	// read, or is for another key, which is ErrOtherKey.
 	Damage error
 	// Fault is why KeyFile is none that a TPM could load; Public is nil then.
 	Fault error
@@ -110,7 +111,7 @@ func (s *Store) read(name string) (*Slot, error) {
 	if slot.KeyFile, err = s.file(folder, keyFile); errors.Is(err, fs.ErrPermission) {
 		return nil, fmt.Errorf("slot %s: %w", name, hint(err))
 	} else if err != nil {
-		return nil, fmt.Errorf("slot %s: %w; bring the file back, or run gatewayd enroll reset, then gatewayd enroll init", name, hint(err))
+		return nil, fmt.Errorf("slot %s: %w; bring the file back, or begin anew with %s", name, hint(err), tpm.Anew)
 	}
 	slot.Public, slot.Fault = tpm.PublicKey(slot.KeyFile)
 	if slot.Request, err = s.file(folder, requestFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -126,7 +127,21 @@ func (s *Store) read(name string) (*Slot, error) {
 	if err != nil {
 		slot.Chain, slot.Damage = nil, fmt.Errorf("slot %s: certificate: %w; install it again: gatewayd enroll install FILE", name, err)
 	}
+	slot.pair(name)
 	return slot, nil
+}
+
+// ErrOtherKey is a certificate beside a key that it is not for.
+var ErrOtherKey = errors.New("it is for another key than the one beside it")
+
+// pair gives a chain up that is for another key: with it no handshake could be had.
+func (s *Slot) pair(name string) {
+	if s.Chain == nil || s.Public == nil || Matches(s.Public, s.Chain[0]) {
+		return
+	}
+	s.Damage = fmt.Errorf("slot %s: the certificate of %q: %w; bring back the file that was exchanged (%s or %s), or have a certificate issued for this key: gatewayd enroll csr, then gatewayd enroll install FILE",
+		name, s.Chain[0].Subject.CommonName, ErrOtherKey, keyFile, chainFile)
+	s.Chain = nil
 }
 
 func (s *Store) file(folder, name string) ([]byte, error) {

@@ -58,6 +58,58 @@ func (t *TPM) AttestationKey(ctx context.Context) (file []byte, err error) {
 	return file, err
 }
 
+// KeepAttestationKey gives the file of an attestation key back where this TPM
+// still loads it, or else that of a new one: whoever lost it lost nothing, for CAs
+// know it for one exchange only.
+func (t *TPM) KeepAttestationKey(ctx context.Context, file []byte) ([]byte, error) {
+	f, err := parseAttestation(file)
+	if err != nil {
+		return t.AttestationKey(ctx)
+	}
+	err = t.use(ctx, "load the attestation key", func(l *link) error {
+		parent, err := l.parent()
+		if err != nil {
+			return err
+		}
+		defer l.flush(parent.handle)
+		key, err := l.loadAttestation(parent, f)
+		if err == nil {
+			l.flush(key.handle)
+		}
+		return err
+	})
+	switch {
+	case FaultOf(err) == Foreign:
+		return t.AttestationKey(ctx)
+	case err != nil:
+		return nil, err
+	}
+	return file, nil
+}
+
+const nextAttestation = "try again with a new attestation key, which is made where the file of the old one is removed; the gateway's own keys are in order"
+
+// parseAttestation reads the file of an attestation key.
+func parseAttestation(text []byte) (*file, error) {
+	f, err := parse(text, keyfile.OIDLoadableKey)
+	if err == nil && !(f.public.ObjectAttributes.SignEncrypt && f.public.ObjectAttributes.Restricted) {
+		err = damaged("is of no attestation key")
+	}
+	if err != nil {
+		return nil, advised(fmt.Errorf("attestation key: %w", err), nextAttestation, Foreign, Tampered)
+	}
+	return f, nil
+}
+
+// loadAttestation loads an attestation key. The caller flushes it.
+func (l *link) loadAttestation(parent *object, f *file) (*object, error) {
+	o, err := l.load(parent, f)
+	if err != nil {
+		return nil, advised(fmt.Errorf("attestation key: %w", err), nextAttestation, Foreign)
+	}
+	return o, nil
+}
+
 // Attest makes evidence that the key of a file is in this TPM, with the CA's
 // nonce of 1 to 64 bytes and the certificate request (DER) in it. Where the
 // TPM's maker left no certificate in it, the evidence has none.
@@ -65,14 +117,14 @@ func (t *TPM) Attest(ctx context.Context, deviceKeyFile, attestationKeyFile, csr
 	const what = "attest the key"
 	key, err := parse(deviceKeyFile, keyfile.OIDLoadableKey)
 	if err != nil {
-		return e, t.fault(what, err)
+		return e, faultOf(what, "", err)
 	}
-	by, err := parse(attestationKeyFile, keyfile.OIDLoadableKey)
+	by, err := parseAttestation(attestationKeyFile)
 	if err != nil {
-		return e, t.fault(what, err)
+		return e, faultOf(what, "", err)
 	}
 	if len(nonce) == 0 || len(nonce) > maxNonce {
-		return e, t.fault(what, &faultError{Unable, fmt.Sprintf("the CA's nonce has %d bytes: 1 to %d are possible", len(nonce), maxNonce)})
+		return e, faultOf(what, "", advised(&faultError{Unable, fmt.Sprintf("the CA's nonce has %d bytes: 1 to %d are possible", len(nonce), maxNonce)}, nextChallenge, Unable))
 	}
 	err = t.use(ctx, what, func(l *link) error {
 		e = attest.Evidence{Version: attest.Version, AK: tpm2.Marshal(by.public), Key: tpm2.Marshal(key.public),
@@ -105,14 +157,14 @@ func (l *link) certify(key, by *file, e *attest.Evidence) error {
 	return nil
 }
 
-// loadBoth loads two keys. The caller flushes them.
+// loadBoth loads an attestation key and a device key. The caller flushes them.
 func (l *link) loadBoth(a, b *file) (x, y *object, err error) {
 	parent, err := l.parent()
 	if err != nil {
 		return nil, nil, err
 	}
 	defer l.flush(parent.handle)
-	if x, err = l.load(parent, a); err != nil {
+	if x, err = l.loadAttestation(parent, a); err != nil {
 		return nil, nil, err
 	}
 	if y, err = l.load(parent, b); err != nil {
@@ -243,12 +295,12 @@ func (l *link) nvRead(index tpm2.TPMHandle) (data []byte, err error) {
 
 // Activate opens a CA's challenge (TPM2_ActivateCredential): the contents of a
 // TPM2B_ID_OBJECT and of a TPM2B_ENCRYPTED_SECRET. A challenge for another TPM
-// or another attestation key is refused with the fault Foreign.
+// or another attestation key, or one that was changed, has the fault Astray.
 func (t *TPM) Activate(ctx context.Context, attestationKeyFile, credentialBlob, encryptedSecret []byte) (secret []byte, err error) {
 	const what = "open the challenge"
-	f, err := parse(attestationKeyFile, keyfile.OIDLoadableKey)
+	f, err := parseAttestation(attestationKeyFile)
 	if err != nil {
-		return nil, t.fault(what, err)
+		return nil, faultOf(what, "", err)
 	}
 	err = t.use(ctx, what, func(l *link) error {
 		parent, err := l.parent()
@@ -256,7 +308,7 @@ func (t *TPM) Activate(ctx context.Context, attestationKeyFile, credentialBlob, 
 			return err
 		}
 		defer l.flush(parent.handle)
-		key, err := l.load(parent, f)
+		key, err := l.loadAttestation(parent, f)
 		if err != nil {
 			return err
 		}
@@ -307,11 +359,13 @@ func (l *link) endorsementSession() (s tpm2.Session, end func(), err error) {
 	return s, end, nil
 }
 
+const nextChallenge = "run gatewayd enroll attest again, which has the CA make a new challenge, and ask its operator where it stays; the gateway's own keys are in order"
+
 // challengeFault names a challenge that is for another: its integrity value is
 // over a secret that only the endorsement key opens, and the attestation key's name.
 func challengeFault(err error) error {
 	if isParameter(err) || errors.Is(err, tpm2.TPMRCNoResult) {
-		return &faultError{Foreign, "the challenge is for another TPM or another attestation key, or was changed: " + err.Error()}
+		return advised(&faultError{Astray, "the challenge is for another TPM or another attestation key, or was changed or shown before: " + err.Error()}, nextChallenge, Astray)
 	}
 	return err
 }

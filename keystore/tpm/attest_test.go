@@ -182,7 +182,13 @@ func TestAChallengeOpensOnlyWhereItIsFor(t *testing.T) {
 			if got != nil {
 				t.Errorf("it opens to %x", got)
 			}
-			wantFault(t, err, Foreign)
+			if name == "the key of another TPM" {
+				wantFault(t, err, Foreign)
+				wantAdvice(t, err, "a new attestation key")
+				return
+			}
+			wantFault(t, err, Astray)
+			wantAdvice(t, err, "gatewayd enroll attest again")
 		})
 	}
 }
@@ -193,13 +199,15 @@ func TestWhatIsNotAttested(t *testing.T) {
 	for name, c := range map[string]struct {
 		key, ak, nonce []byte
 		want           Fault
+		next           string
 	}{
-		"a key of another TPM":              {w.key, v.ak, nonce, Foreign},
-		"with the AK of another TPM":        {v.key, w.ak, nonce, Foreign},
-		"a file that is none":               {[]byte("x"), v.ak, nonce, Tampered},
-		"with a file that is none":          {v.key, nil, nonce, Tampered},
-		"without a nonce":                   {v.key, v.ak, nil, Unable},
-		"with a nonce longer than possible": {v.key, v.ak, make([]byte, 65), Unable},
+		"a key of another TPM":              {w.key, v.ak, nonce, Foreign, Anew},
+		"with the AK of another TPM":        {v.key, w.ak, nonce, Foreign, nextAttestation},
+		"a file that is none":               {[]byte("x"), v.ak, nonce, Tampered, Anew},
+		"with a file that is none":          {v.key, nil, nonce, Tampered, nextAttestation},
+		"with a device key":                 {v.key, v.key, nonce, Tampered, nextAttestation},
+		"without a nonce":                   {v.key, v.ak, nil, Unable, nextChallenge},
+		"with a nonce longer than possible": {v.key, v.ak, make([]byte, 65), Unable, nextChallenge},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, err := d.Attest(t.Context(), c.key, c.ak, v.csr, c.nonce)
@@ -207,10 +215,32 @@ func TestWhatIsNotAttested(t *testing.T) {
 				t.Error("there is evidence")
 			}
 			wantFault(t, err, c.want)
+			wantAdvice(t, err, c.next)
 		})
 	}
 	_, err := d.Load(t.Context(), v.ak) // it would be of no use for TLS
 	wantFault(t, err, Unable)
+}
+
+func TestAnAttestationKeyThatDoesNotLoadIsMadeAnew(t *testing.T) {
+	d, elsewhere := open(t, emulator(t), Options{}), open(t, emulator(t), Options{})
+	v, w := newDevice(t, d, nil), newDevice(t, elsewhere, nil)
+	if kept := must(d.KeepAttestationKey(t.Context(), v.ak))(t); !bytes.Equal(kept, v.ak) {
+		t.Error("a good one is not kept")
+	}
+	for name, file := range map[string][]byte{"none yet": nil, "of another TPM": w.ak, "garbage": []byte("garbage"), "a device key": v.key} {
+		t.Run(name, func(t *testing.T) {
+			ak := must(d.KeepAttestationKey(t.Context(), file))(t)
+			if bytes.Equal(ak, file) {
+				t.Fatal("it is kept")
+			}
+			device{d, v.key, ak, v.csr}.evidence(t)
+		})
+	}
+	gone := Open("unix:/no/tpm.sock", Options{})
+	if ak, err := gone.KeepAttestationKey(t.Context(), v.ak); FaultOf(err) != Absent {
+		t.Errorf("without a TPM: %d bytes, %v", len(ak), err)
+	}
 }
 
 func TestAnEndorsementHierarchyWithAPasswordIsNamed(t *testing.T) {

@@ -28,6 +28,7 @@ const (
 	Failing     Fault = "tpm-failing"      // it does not answer, or tells of its own failure
 	Full        Fault = "tpm-full"         // no room for a key or a session, with ours flushed
 	Foreign     Fault = "key-foreign"      // the key file is of another TPM or parent
+	Astray      Fault = "not-for-this-tpm" // what a PKI or a CA handed over is for another TPM; nothing of ours is wrong
 	Tampered    Fault = "key-damaged"      // the key file is damaged or was changed
 	Refused     Fault = "tpm-policy"       // the key's policy does not allow its use in this state
 	OwnerLocked Fault = "tpm-owner-locked" // the owner hierarchy has a password
@@ -35,19 +36,32 @@ const (
 	Other       Fault = "tpm-error"
 )
 
+// Anew is what to type where the identity has to begin anew, and AnewWithout
+// where the spool's key is gone as well, and with it what waits in the spool.
+const (
+	Anew        = "systemctl stop gatewayd && gatewayd enroll reset --yes && gatewayd enroll init && systemctl start gatewayd"
+	AnewWithout = "systemctl stop gatewayd && gatewayd enroll reset --yes --abandon-spool && gatewayd enroll init && systemctl start gatewayd"
+)
+
+const (
+	thenCertificate = ", and have a new certificate issued"
+	spoolIsLost     = "the messages that wait in the spool are lost with them, for nobody can read them any more"
+)
+
 var next = map[Fault]string{
-	Absent:      "look whether the TPM is fitted and enabled, and at tpm in [identity]; gatewayd tries again by itself",
+	Absent:      "look whether the TPM is fitted and enabled, and at tpm in [identity]",
 	Forbidden:   "give the user of gatewayd access to the device: usermod -aG tss gatewayd, then restart it",
-	Cleared:     "its keys are gone for good: run gatewayd enroll reset, then gatewayd enroll init, and have a new certificate issued",
-	Replaced:    "put the TPM or the board back that the gateway was enrolled with, or run gatewayd enroll reset, then gatewayd enroll init, and have a new certificate issued",
+	Cleared:     "its keys are gone for good, and " + spoolIsLost + ": " + AnewWithout + thenCertificate,
+	Replaced:    "put the TPM or the board back that the gateway was enrolled with; if it is gone for good its keys are, and " + spoolIsLost + ": " + AnewWithout + thenCertificate,
 	LockedOut:   "wait until it recovers by itself, or run tpm2_dictionarylockout --clear-lockout; the gateway's own key is exempt and goes on",
-	Busy:        "find the program that holds it (fuser /dev/tpm0) and use /dev/tpmrm0; gatewayd tries again by itself",
+	Busy:        "find the program that holds it (fuser /dev/tpm0), and use /dev/tpmrm0",
 	Failing:     "look at tpm in [identity]; if that is right, switch the box off and on again; if it stays, the TPM is broken: exchange the board and enrol it anew",
 	Full:        "find the program that leaves keys or sessions in it, or flush them: tpm2_flushcontext -t -l -s",
-	Foreign:     "the file was copied from another box, or is older than the last clearing of this TPM: run gatewayd enroll reset, then gatewayd enroll init",
-	Tampered:    "bring the file back from the slot before, or run gatewayd enroll reset, then gatewayd enroll init",
+	Foreign:     "the file was copied from another box, was changed, or is older than the last clearing of this TPM: bring the right one back, or begin anew (the spool stays): " + Anew + thenCertificate,
+	Tampered:    "bring the file back from a copy, or begin anew (the spool stays): " + Anew + thenCertificate,
+	Astray:      "have it made for this TPM: what the gateway has itself is in order",
 	Refused:     "boot a firmware that the manufacturer approved for this key, or install its approvals; the key itself is unharmed",
-	OwnerLocked: "take the password off the owner and the endorsement hierarchy (tpm2_changeauth -c owner, -c endorsement), or give the gateway a TPM of its own",
+	OwnerLocked: "take the password off the owner and the endorsement hierarchy (tpm2_changeauth -c owner -p PASSWORD, -c endorsement -p PASSWORD), or give the gateway a TPM of its own; its keys are unharmed",
 	Unable:      "where it is the kind of key that it lacks, choose another key_type in [identity]",
 	Other:       "report it with the log: journalctl -u gatewayd",
 }

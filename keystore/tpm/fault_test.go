@@ -634,7 +634,7 @@ func TestWhatTheTPMAnswersHasAName(t *testing.T) {
 }
 
 func TestEachFaultSaysWhatToDo(t *testing.T) {
-	for _, f := range []Fault{Absent, Forbidden, Cleared, Replaced, LockedOut, Busy, Failing, Full, Foreign, Tampered, Refused, OwnerLocked, Unable, Other} {
+	for _, f := range []Fault{Absent, Forbidden, Cleared, Replaced, LockedOut, Busy, Failing, Full, Foreign, Astray, Tampered, Refused, OwnerLocked, Unable, Other} {
 		if next[f] == "" {
 			t.Errorf("%s says nothing", f)
 		}

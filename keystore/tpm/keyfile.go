@@ -151,11 +151,15 @@ func (l *link) load(parent *object, f *file) (*object, error) {
 // number of a parameter. Foreign or changed cannot be told apart: the integrity
 // value of the private area is over a secret of the parent.
 func loadFault(err error) error {
-	if isParameter(err) && !errors.Is(err, tpm2.TPMRCCurve) { // a curve is what the TPM lacks
+	if isOfFile(err) {
 		return &faultError{Foreign, "the key file is not one of this TPM, or was changed: " + err.Error()}
 	}
 	return err
 }
+
+// isOfFile reports whether an answer is about the file that was sent, and not
+// about a curve that the TPM lacks.
+func isOfFile(err error) bool { return isParameter(err) && !errors.Is(err, tpm2.TPMRCCurve) }
 
 // isParameter reports whether an answer is about what was sent (Part 2, 6.6.3).
 func isParameter(err error) bool {

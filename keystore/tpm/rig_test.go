@@ -109,6 +109,18 @@ func wantFault(t testing.TB, err error, want Fault) {
 	}
 }
 
+// wantAdvice wants a next step, and none that gives up what is in order.
+func wantAdvice(t testing.TB, err error, want string) {
+	t.Helper()
+	e, ok := errors.AsType[*Error](err)
+	if !ok || !strings.Contains(e.Next(), want) {
+		t.Fatalf("no %q in %v", want, err)
+	}
+	if want != Anew && want != AnewWithout && strings.Contains(err.Error(), "enroll reset") {
+		t.Fatalf("it gives up what is in order: %v", err)
+	}
+}
+
 // raw is the TPM in the hands of somebody else: package tpm2 and nothing of ours.
 func raw(t testing.TB, e *swtpm.Emulator) (transport.TPM, net.Conn) {
 	t.Helper()

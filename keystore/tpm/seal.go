@@ -29,6 +29,8 @@ func (t *TPM) Seal(ctx context.Context, secret []byte, b *Binding) (text []byte,
 	return text, err
 }
 
+const nextSealed = "bring the file back from a copy; if there is none, begin anew, and " + spoolIsLost + ": " + AnewWithout + thenCertificate
+
 // Unseal gives a secret back that Seal took. On the way from the TPM it is
 // encrypted. The caller clears it after use; copies stay in the memory of the process
 // until it is used for something else, in buffers of package tpm2.
@@ -36,7 +38,7 @@ func (t *TPM) Unseal(ctx context.Context, text []byte) (secret []byte, err error
 	const what = "unseal a secret"
 	f, err := parse(text, keyfile.OIDSealedKey)
 	if err != nil {
-		return nil, t.fault(what, err)
+		return nil, faultOf(what, "", advised(err, nextSealed, Foreign, Tampered))
 	}
 	err = t.use(ctx, what, func(l *link) error {
 		parent, err := l.parent()
@@ -46,7 +48,7 @@ func (t *TPM) Unseal(ctx context.Context, text []byte) (secret []byte, err error
 		defer l.flush(parent.handle)
 		o, err := l.load(parent, f)
 		if err != nil {
-			return err
+			return advised(err, nextSealed, Foreign)
 		}
 		defer l.flush(o.handle)
 		return l.with(answering(parent), f, func(auth tpm2.Session, more ...tpm2.Session) error {

@@ -109,7 +109,10 @@ func eccKey(p *tpm2.TPMTPublic, k *ecdsa.PrivateKey) (*tpm2.TPMTPublic, *tpm2.TP
 	return p, s, kind.parameters(p)
 }
 
-// Import makes a key file for this TPM of an importable one (TPM2_Import).
+const nextWrap = "print this TPM's storage key (gatewayd enroll import --parent), have the PKI wrap the key to that, and import what it gives; the gateway's own keys are in order"
+
+// Import makes a key file for this TPM of an importable one (TPM2_Import). One
+// that was wrapped to another TPM has the fault Astray.
 func (t *TPM) Import(ctx context.Context, text []byte) (loadable []byte, err error) {
 	const what = "import the key"
 	f, err := parse(text, keyfile.OIDImportableKey)
@@ -117,7 +120,7 @@ func (t *TPM) Import(ctx context.Context, text []byte) (loadable []byte, err err
 		err = damaged("is of a key that does not sign")
 	}
 	if err != nil {
-		return nil, t.fault(what, err)
+		return nil, faultOf(what, "", advised(err, nextWrap, Foreign, Tampered))
 	}
 	err = t.use(ctx, what, func(l *link) error {
 		parent, err := l.parent()
@@ -127,8 +130,11 @@ func (t *TPM) Import(ctx context.Context, text []byte) (loadable []byte, err err
 		defer l.flush(parent.handle)
 		r, err := tpm2.Import{ParentHandle: parent.auth(l.session), ObjectPublic: tpm2.New2B(f.public), Duplicate: f.private, InSymSeed: f.secret,
 			Symmetric: tpm2.TPMTSymDef{Algorithm: tpm2.TPMAlgNull}}.Execute(l)
+		if isOfFile(err) {
+			return advised(&faultError{Astray, "the key is wrapped to another TPM, or to this one before it was cleared, or was changed: " + err.Error()}, nextWrap, Astray)
+		}
 		if err != nil {
-			return loadFault(err)
+			return err
 		}
 		loadable = encode(keyfile.OIDLoadableKey, tpm2.New2B(f.public), r.OutPrivate)
 		return nil

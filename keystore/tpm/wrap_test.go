@@ -36,7 +36,8 @@ func TestAWrappedKeyIsImportedAndSigns(t *testing.T) {
 			}
 			k.Release(t.Context())
 			_, err := another.Import(t.Context(), wrapped)
-			wantFault(t, err, Foreign)
+			wantFault(t, err, Astray)
+			wantAdvice(t, err, "gatewayd enroll import --parent")
 			_, err = d.Load(t.Context(), wrapped)
 			wantFault(t, err, Tampered) // it is still to be imported
 		})
@@ -59,7 +60,11 @@ func TestAWrappedFileThatWasChangedIsRefused(t *testing.T) {
 			}
 			continue
 		}
-		if f := FaultOf(err); f != Foreign && f != Tampered && f != Unable {
+		switch FaultOf(err) {
+		case Astray, Foreign, Tampered:
+			wantAdvice(t, err, "gatewayd enroll import --parent")
+		case Unable:
+		default:
 			t.Errorf("byte %d: %v", i, err)
 		}
 		refused++
