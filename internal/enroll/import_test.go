@@ -174,7 +174,7 @@ func TestWhatIsNoKeyForThisTPMIsRefused(t *testing.T) {
 		"no key":                         {encode(b.certify(key)), "it holds 0 keys"},
 		"nothing":                        {nil, "it holds no PEM block"},
 		"the certificate of another key": {join(pkcs8(t, key), encode(b.certify(second))), "the certificates are for another key"},
-		"wrapped for another TPM":        {elsewhere, string(tpm.Foreign)},
+		"wrapped for another TPM":        {elsewhere, string(tpm.Astray)},
 		"wrapped and then damaged":       {pem.EncodeToMemory(damaged), ""},
 		"what is no key":                 {inPEM("X509 CRL", []byte("list")), `it is a "X509 CRL", which is no key and no certificate`},
 		"a curve that is not used":       {pkcs8(t, must(ecdsa.GenerateKey(elliptic.P521(), rand.Reader))(t)), "P-256 or P-384"},
