@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -76,6 +78,16 @@ func ownAddresses() (all []netip.Addr) {
 		}
 	}
 	return all
+}
+
+// maxDescriptors is how many descriptors this process may have; package os has
+// raised the soft limit to the hard one at its start. 0: not known.
+func maxDescriptors() int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 0
+	}
+	return int(min(limit.Cur, math.MaxInt32))
 }
 
 func count(n int, what string) string {

@@ -97,7 +97,7 @@ func notify(state string) {
 
 // configOptions are those that every command reads a configuration with.
 func (a *app) configOptions() config.Options {
-	return config.Options{Drivers: a.drivers, Now: time.Now(), Addresses: ownAddresses(), Identity: func(certificate, key string) error {
+	return config.Options{Drivers: a.drivers, Now: time.Now(), Addresses: ownAddresses(), MaxDescriptors: maxDescriptors(), Identity: func(certificate, key string) error {
 		if fileKey == nil {
 			return errors.New(noFileKey)
 		}

@@ -52,6 +52,8 @@ type Config struct {
 	Ports        []Port
 	Southbound   *Southbound // nil: nothing listens
 	Tunnels      []Tunnel
+	// MaxDescriptors is how many the process may have; 0: not known.
+	MaxDescriptors int
 	// Warnings are worth an operator's attention, and no reason to refuse the file.
 	Warnings []Problem
 }
@@ -191,6 +193,8 @@ type Options struct {
 	Now time.Time
 	// Addresses are those of this machine, as far as they are known.
 	Addresses []netip.Addr
+	// MaxDescriptors is how many a process may have; 0: not judged.
+	MaxDescriptors int
 }
 
 // Load reads the file and everything that it names. The error is Problems where

@@ -167,6 +167,7 @@ func (l *loader) config(root *node) *Config {
 	l.southbound(c, root)
 	l.tunnels(c, root)
 	l.loops()
+	l.checkDescriptors(c, root)
 	l.checkIdentity(c, identity)
 	return c
 }

@@ -136,3 +136,36 @@ func TestATunnelThatNobodyCanUseOrThatIsInItsOwnWayIsRefused(t *testing.T) {
 		})
 	}
 }
+
+func TestTooFewDescriptorsForAllConnectionsAreAWarning(t *testing.T) {
+	all := tunnelSection + "\n[[tunnel]]\nname = \"two\"\nlisten = \":3000\"\nmax_sessions = 10\nnetworks = [\"10.0.0.0/8\"]\n[[tunnel.platform]]\nname = \"other\"\naddress = \"other.example\"\ntrust = \"roots.pem\"\n" +
+		strings.TrimPrefix(south, good)
+	for name, row := range map[string]struct {
+		text string
+		need int
+		want string
+	}{
+		"ports and destinations":                       {good, 64 + 2 + 2, ":1:1: warning: port: all connections that are allowed take 68 descriptors together, and a process may have only 67 here; write LimitNOFILE=68 into the unit (systemctl edit gatewayd), or have fewer ports"},
+		"with the server for devices":                  {south, 68 + 256, "warning: southbound.max_connections: all connections that are allowed take 324 descriptors together, and a process may have only 323 here; write LimitNOFILE=324 into the unit (systemctl edit gatewayd), or lower max_connections"},
+		"with a tunnel":                                {tunnelSection, 68 + 6*512 + 2, ":21:3: warning: tunnel.max_sessions: all connections that are allowed take 3142 descriptors together"},
+		"with two tunnels, and the server for devices": {all, 68 + 256 + 6*512 + 2 + 6*10 + 2, "warning: tunnel.max_sessions: all connections that are allowed take 3460 descriptors together"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, allowed := range []int{0, row.need, row.need - 1} {
+				o := options(t)
+				o.MaxDescriptors = allowed
+				c, err := Parse("/etc/g/gatewayd.toml", []byte(row.text), o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if c.Descriptors() != row.need || c.MaxDescriptors != allowed {
+					t.Errorf("%d of %d descriptors, want %d of %d", c.Descriptors(), c.MaxDescriptors, row.need, allowed)
+				}
+				got := Problems(c.Warnings).Error()
+				if short := allowed == row.need-1; strings.Contains(got, "LimitNOFILE") != short || short && !strings.Contains(got, row.want) {
+					t.Errorf("with %d allowed the warnings are\n%s", allowed, got)
+				}
+			}
+		})
+	}
+}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"time"
@@ -209,6 +210,7 @@ func (c *conditions) whole(s spool.Stats) {
 	}
 	c.spool(s)
 	c.certificate()
+	c.descriptors()
 	if fileKeys(d.config) {
 		c.raise(status.Degraded, "development-key", "", time.Time{}, "DEVELOPMENT KEY IN USE: the private key is a file that can be copied.",
 			"Never use this gateway on patients; make a key in its TPM.")
@@ -224,6 +226,16 @@ func (c *conditions) whole(s spool.Stats) {
 		c.raise(status.Degraded, "messages-imperfect", "", time.Time{}, "Messages break a rule of the profile; they are sent all the same.",
 			"Report the findings in the log: journalctl -u gatewayd; the condition ends with a restart.")
 	}
+}
+
+func (c *conditions) descriptors() {
+	need, limit := c.daemon.config.Descriptors(), c.daemon.config.MaxDescriptors
+	if limit == 0 || need <= limit {
+		return
+	}
+	c.raise(status.Degraded, "descriptors-short", "", time.Time{},
+		fmt.Sprintf("All connections that are allowed take %d descriptors together, and the process may have %d: when they run out, nothing can connect, not even gatewayd status.", need, limit),
+		fmt.Sprintf("Write LimitNOFILE=%d into the unit with systemctl edit gatewayd and restart it, or lower max_sessions in [[tunnel]] or max_connections in [southbound].", need))
 }
 
 // fileKeys reports whether a private key is a file.

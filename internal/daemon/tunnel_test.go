@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bedside-gateway/gatewayd/internal/config"
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
 	"github.com/bedside-gateway/gatewayd/internal/sim/platform"
 	"github.com/bedside-gateway/gatewayd/internal/sim/responder"
@@ -178,6 +179,31 @@ func TestWhatATunnelCannotBePutToWorkWith(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	h.send(c, "T1")
+}
+
+func TestTooFewDescriptorsForTheSessionsAreACondition(t *testing.T) {
+	h := newHall(t)
+	limit := 0
+	h.options.Load = func() (*config.Config, error) {
+		c, err := h.load()
+		if err == nil {
+			c.MaxDescriptors = limit
+		}
+		return c, err
+	}
+	h.open(h.section("max_sessions = 3"))
+	for _, row := range []struct {
+		limit int
+		short bool
+	}{{0, false}, {64 + 2 + 6*3, false}, {64 + 2 + 6*3 - 1, true}} {
+		limit = row.limit
+		if err := h.daemon.Reload(); err != nil {
+			t.Fatal(err)
+		}
+		if h.raised("descriptors-short", "") != row.short {
+			t.Errorf("with %d descriptors: %+v", limit, h.daemon.Report().Conditions)
+		}
+	}
 }
 
 // A gateway that is not enrolled has nothing to judge a platform with.
