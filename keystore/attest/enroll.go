@@ -24,7 +24,7 @@ type Device interface {
 }
 
 // The exchange has three steps, each a POST of JSON to the CA. A refusal is any
-// status but 200, with a line of text.
+// status but 200, 429 and 503, with a line of text.
 const (
 	PathBegin    = "/attest/begin"    // nothing: a Begun
 	PathEvidence = "/attest/evidence" // a Presented: a Challenged
@@ -64,15 +64,59 @@ const (
 	maxText   = 200      // characters of the CA's explanation
 )
 
+// AddressError is a URL that cannot be a CA's: whoever configured it has to mend
+// it, and to try again is of no use.
+type AddressError struct{ URL, Reason string }
+
+func (e *AddressError) Error() string { return fmt.Sprintf("CA %q: %s", e.URL, e.Reason) }
+
+// Refused is the CA's no to a step of the exchange.
+type Refused struct {
+	Path   string // of the step
+	Status int
+	Text   string // the CA's, escaped and cut
+}
+
+func (r *Refused) Error() string {
+	return fmt.Sprintf("%s: the CA refused with %d %s%s; %s", r.Path, r.Status, http.StatusText(r.Status), said(r.Text), r.next())
+}
+
+func (r *Refused) next() string {
+	switch {
+	case r.Status == http.StatusUnauthorized || r.Status == http.StatusForbidden:
+		return "have the CA's operator admit this gateway and its TPM"
+	case r.Status == http.StatusNotFound && r.Path == PathBegin:
+		return "check the address of the CA: what answers there knows no attestation"
+	case r.Status == http.StatusNotFound || r.Status == http.StatusConflict:
+		return "begin anew: run gatewayd enroll attest again"
+	case r.Status >= 500:
+		return "try again later, or ask the CA's operator"
+	}
+	return "ask the CA's operator"
+}
+
+// Unavailable is a CA that answers nobody now (503), or not us so often (429):
+// nothing is decided.
+type Unavailable struct {
+	Status int
+	Text   string // the CA's, escaped and cut
+}
+
+func (u *Unavailable) Error() string {
+	return fmt.Sprintf("the CA cannot answer now (%d %s)%s: try again later", u.Status, http.StatusText(u.Status), said(u.Text))
+}
+
 // Enroll has a certificate issued by the CA at the URL (https://HOST[:PORT], or
 // the address of its EST server), and gives its chain in DER, leaf first. The client has to verify the CA's
 // server, and has the time-outs. The leaf is for the key and the name of the
 // device's request and each certificate is signed by the next; whether the last
-// one leads to a root that is trusted is for the caller to judge.
+// one leads to a root that is trusted is for the caller to judge. A URL that cannot
+// work is an *AddressError, the CA's no a *Refused, and an *Unavailable CA may be
+// asked again.
 func Enroll(ctx context.Context, client *http.Client, url string, device Device) (chain [][]byte, err error) {
 	base, err := baseURL(url)
 	if err != nil {
-		return nil, fmt.Errorf("CA %q: %w", url, err)
+		return nil, &AddressError{url, err.Error()}
 	}
 	chain, err = exchange(ctx, caller{client, base}, device)
 	if err != nil {
@@ -188,7 +232,7 @@ func (c caller) post(ctx context.Context, path string, body, answer any) error {
 	case len(text) > maxAnswer:
 		return fmt.Errorf("%s: the answer has more than %d bytes", path, maxAnswer)
 	case response.StatusCode != http.StatusOK:
-		return fmt.Errorf("%s: the CA refused with %d %s%s", path, response.StatusCode, http.StatusText(response.StatusCode), said(text))
+		return refusal(path, response.StatusCode, quoted(text))
 	}
 	if err := json.Unmarshal(text, answer); err != nil {
 		return fmt.Errorf("%s: the answer cannot be read: %w", path, err)
@@ -196,8 +240,16 @@ func (c caller) post(ctx context.Context, path string, body, answer any) error {
 	return nil
 }
 
-// said is the CA's explanation, safe to print.
-func said(text []byte) string {
+// refusal is the error of any status but 200.
+func refusal(path string, status int, text string) error {
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
+		return &Unavailable{status, text}
+	}
+	return &Refused{path, status, text}
+}
+
+// quoted is the CA's explanation, safe to print.
+func quoted(text []byte) string {
 	words := []rune(strings.Join(strings.Fields(string(text)), " "))
 	if len(words) == 0 {
 		return ""
@@ -205,5 +257,12 @@ func said(text []byte) string {
 	if len(words) > maxText {
 		words = append(words[:maxText], '.', '.', '.')
 	}
-	return ", saying " + strconv.QuoteToASCII(string(words))
+	return strconv.QuoteToASCII(string(words))
+}
+
+func said(text string) string {
+	if text == "" {
+		return ""
+	}
+	return ", saying " + text
 }

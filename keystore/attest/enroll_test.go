@@ -150,6 +150,47 @@ func TestARefusalOfTheCAIsSaidSafely(t *testing.T) {
 	}
 }
 
+// The CA's no is told from a CA that has no time and from one that is none.
+func TestARefusalOfTheCAHasAKindAndANextStep(t *testing.T) {
+	r := newRig(t)
+	for _, c := range []struct {
+		name, path, next string
+		status           int
+		refused          bool
+	}{
+		{"an unknown TPM", attest.PathEvidence, "have the CA's operator admit this gateway and its TPM", 403, true},
+		{"a CA without attestation", attest.PathBegin, "check the address of the CA", 404, true},
+		{"an exchange that took too long", attest.PathFinish, "run gatewayd enroll attest again", 404, true},
+		{"evidence twice", attest.PathEvidence, "run gatewayd enroll attest again", 409, true},
+		{"bad evidence", attest.PathEvidence, "ask the CA's operator", 400, true},
+		{"a disk that is full", attest.PathFinish, "try again later, or ask", 500, true},
+		{"a CA with too many at once", attest.PathBegin, "try again later", 503, false},
+		{"a CA that is asked too often", attest.PathBegin, "try again later", 429, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			good := factory(t, begun)
+			s := serve(t, func(w http.ResponseWriter, q *http.Request) {
+				if q.URL.Path == c.path {
+					http.Error(w, "its reason", c.status)
+					return
+				}
+				good.Config.Handler.ServeHTTP(w, q)
+			})
+			_, err := attest.Enroll(t.Context(), s.Client(), s.URL, stand{evidence: r.evidence()})
+			refused, is := errors.AsType[*attest.Refused](err)
+			if is != c.refused || is && (refused.Status != c.status || refused.Path != c.path) {
+				t.Errorf("%#v", err)
+			}
+			if u, is := errors.AsType[*attest.Unavailable](err); is == c.refused || is && u.Status != c.status {
+				t.Errorf("%#v", err)
+			}
+			if !strings.Contains(err.Error(), `"its reason"`) || !strings.Contains(err.Error(), c.next) {
+				t.Errorf("%v, without %q", err, c.next)
+			}
+		})
+	}
+}
+
 func TestEnrollGoesToAVerifiedServerOnly(t *testing.T) {
 	s := factory(t, begun)
 	if _, err := attest.Enroll(t.Context(), &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, s.URL, stand{}); err == nil || !strings.Contains(err.Error(), "unknown authority") {
@@ -159,7 +200,8 @@ func TestEnrollGoesToAVerifiedServerOnly(t *testing.T) {
 		"http://ca.test": "not https", "": "not https", "https://": "names no host", "https://a:b@ca.test": "more than a host",
 		"https://ca.test?x": "more than a host", "https://%zz": "is no URL",
 	} {
-		if _, err := attest.Enroll(t.Context(), s.Client(), url, stand{}); err == nil || !strings.Contains(err.Error(), want) {
+		_, err := attest.Enroll(t.Context(), s.Client(), url, stand{})
+		if a, is := errors.AsType[*attest.AddressError](err); !is || a.URL != url || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", url, err)
 		}
 	}

@@ -61,11 +61,17 @@ type Client struct {
 	http *http.Client
 }
 
-// New refuses options that cannot work.
+// AddressError is a URL that cannot be an EST server's: whoever configured it
+// has to mend it, and to try again is of no use.
+type AddressError struct{ URL, Reason string }
+
+func (e *AddressError) Error() string { return fmt.Sprintf("EST server %q: %s", e.URL, e.Reason) }
+
+// New refuses options that cannot work; a URL with an *AddressError.
 func New(o Options) (*Client, error) {
 	base, err := baseURL(o.URL)
 	if err != nil {
-		return nil, fmt.Errorf("EST server %q: %w", o.URL, err)
+		return nil, &AddressError{o.URL, err.Error()}
 	}
 	if o.Roots == nil || o.Roots.Equal(x509.NewCertPool()) {
 		return nil, errors.New("no roots to verify the EST server with: give the file of its root certificate; the system's roots are not used")

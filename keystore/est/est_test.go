@@ -365,8 +365,12 @@ func TestOptionsThatCannotWorkAreRefused(t *testing.T) {
 		{"an empty pool", "https://ca.test", "no roots to verify", x509.NewCertPool()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if _, err := New(Options{URL: c.url, Roots: c.roots}); err == nil || !strings.Contains(err.Error(), c.want) {
+			_, err := New(Options{URL: c.url, Roots: c.roots})
+			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, without %q", err, c.want)
+			}
+			if a, is := errors.AsType[*AddressError](err); is != (c.roots == roots) || is && a.URL != c.url {
+				t.Errorf("%#v", err)
 			}
 		})
 	}
@@ -591,28 +595,55 @@ func TestOfTwoCertificatesTheNewerIsTaken(t *testing.T) {
 func TestARefusalSaysWhatTheServerSaidAndWhatToDo(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for _, c := range []struct {
-		name, text, retry, want string
-		status                  int
-		after                   time.Duration
+		name, text, want string
+		status           int
 	}{
-		{"401", "", "", "check the user and password", 401, 0},
-		{"403", "EUI-64 not authorised\n", "", `saying "EUI-64 not authorised"; have the CA's operator authorise`, 403, 0},
-		{"404", "", "", "check the path", 404, 0},
-		{"400", "\x1b[31mred\x00 caf\u00e9", "", `"\x1b[31mred\x00 caf\u00e9"`, 400, 0},
-		{"500 with a page of text", strings.Repeat("long ", 400), "", `long ..."`, 500, 0},
-		{"503 with a time", "", "120", "try again in 2m0s", 503, 2 * time.Minute},
-		{"429 with a date", "", now.Add(90 * time.Second).Format(http.TimeFormat), "try again in 1m30s", 429, 90 * time.Second},
-		{"a status that nobody knows", "", "", "599", 599, 0},
+		{"401", "", "check the user and password", 401},
+		{"403", "EUI-64 not authorised\n", `saying "EUI-64 not authorised"; have the CA's operator authorise`, 403},
+		{"404", "", "check the path", 404},
+		{"400", "\x1b[31mred\x00 caf\u00e9", `"\x1b[31mred\x00 caf\u00e9"`, 400},
+		{"500 with a page of text", strings.Repeat("long ", 400), `long ..."`, 500},
+		{"a status that nobody knows", "", "599", 599},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			a := answer{status: c.status, header: http.Header{"Retry-After": {c.retry}}, body: []byte(c.text)}
+			a := answer{status: c.status, body: []byte(c.text)}
 			err := a.refusal(now)
 			refused, is := errors.AsType[*Refused](err)
-			if !is || refused.Status != c.status || refused.After != c.after || !strings.Contains(err.Error(), c.want) {
+			if !is || refused.Status != c.status || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%#v: %v, without %q", refused, err, c.want)
 			}
 			if len(err.Error()) > 1000 {
 				t.Errorf("the error has %d bytes", len(err.Error()))
+			}
+		})
+	}
+}
+
+// Nothing is decided: it is no refusal, and the next attempt may be a good one.
+func TestAServerThatCannotAnswerNowIsAskedAgain(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		name, retry, want string
+		status            int
+		after             time.Duration
+	}{
+		{"503 with a time", "120", "ask again in 2m0s", 503, 2 * time.Minute},
+		{"503 without one", "", "ask again in 1m0s", 503, time.Minute},
+		{"429 with a date", now.Add(90 * time.Second).Format(http.TimeFormat), "ask again in 1m30s", 429, 90 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := serve(t, map[string]http.HandlerFunc{"/simpleenroll": func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Retry-After", c.retry)
+				http.Error(w, "the HSM is being exchanged", c.status)
+			}})
+			client := f.client(t, func(o *Options) { o.Now = func() time.Time { return now } })
+			_, err := client.SimpleEnroll(t.Context(), request(t, newKey(t), device))
+			u, is := errors.AsType[*Unavailable](err)
+			if !is || u.Status != c.status || u.After != c.after || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), `"the HSM is being exchanged"`) {
+				t.Errorf("%#v: %v, without %q", u, err, c.want)
+			}
+			if _, refused := errors.AsType[*Refused](err); refused {
+				t.Error("it is taken for a refusal")
 			}
 		})
 	}

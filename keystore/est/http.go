@@ -22,8 +22,9 @@ const (
 	maxRedirects = 3
 )
 
-// Bounds of Retry-After. RFC 7030, section 4.2.3 wants the header with 202; a
-// server that leaves it out is asked again after defaultRetry.
+// Bounds of Retry-After. RFC 7030, section 4.2.3 wants the header with 202, and
+// RFC 9110, section 15.6.4 has it with 503; a server that leaves it out is asked
+// again after defaultRetry.
 const (
 	defaultRetry = time.Minute
 	maxRetry     = 24 * time.Hour
@@ -40,11 +41,22 @@ func (p *Pending) Error() string {
 	return fmt.Sprintf("the CA has not decided yet%s: ask again in %v, with the same request", said(p.Text), p.After)
 }
 
+// Unavailable is the error of a server that answers nobody now (503), or not us
+// so often (429): nothing is decided.
+type Unavailable struct {
+	Status int
+	Text   string        // the server's, escaped and cut
+	After  time.Duration // when to ask again, at least a second
+}
+
+func (u *Unavailable) Error() string {
+	return fmt.Sprintf("the server cannot answer now (%d %s)%s: ask again in %v", u.Status, http.StatusText(u.Status), said(u.Text), u.After)
+}
+
 // Refused is the error of a request that the server turned down.
 type Refused struct {
 	Status int
-	Text   string        // the server's, escaped and cut
-	After  time.Duration // when to ask again, where the server says so
+	Text   string // the server's, escaped and cut
 }
 
 func (r *Refused) Error() string {
@@ -59,8 +71,6 @@ func (r *Refused) next() string {
 		return "have the CA's operator authorise this device"
 	case r.Status == http.StatusNotFound:
 		return "check the path and the CA's label"
-	case r.After > 0:
-		return fmt.Sprintf("try again in %v", r.After)
 	case r.Status >= 500:
 		return "try again later, or ask the CA's operator"
 	}
@@ -190,14 +200,14 @@ func explain(err error) error {
 
 // refusal is the error of any status but 200.
 func (a answer) refusal(now time.Time) error {
-	text, after := a.text(), a.retryAfter(now)
-	if a.status == http.StatusAccepted {
-		if after == 0 {
-			after = defaultRetry
-		}
-		return &Pending{After: after.Round(time.Second), Text: text}
+	text := a.text()
+	switch a.status {
+	case http.StatusAccepted:
+		return &Pending{After: a.retryAfter(now), Text: text}
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+		return &Unavailable{Status: a.status, Text: text, After: a.retryAfter(now)}
 	}
-	return &Refused{Status: a.status, Text: text, After: after}
+	return &Refused{Status: a.status, Text: text}
 }
 
 // text is the server's explanation, safe to print: it may hold anything.
@@ -212,21 +222,18 @@ func (a answer) text() string {
 	return strconv.QuoteToASCII(words)
 }
 
-// retryAfter reads seconds or a date (RFC 9110, section 10.2.3); 0 is none.
+// retryAfter reads seconds or a date (RFC 9110, section 10.2.3).
 func (a answer) retryAfter(now time.Time) time.Duration {
 	text := strings.TrimSpace(a.header.Get("Retry-After"))
-	if text == "" {
-		return 0
-	}
 	var d time.Duration
 	if n, err := strconv.ParseUint(text, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
 		d = time.Duration(min(n, uint64(maxRetry/time.Second))) * time.Second
 	} else if t, err := http.ParseTime(text); err == nil {
 		d = t.Sub(now)
 	} else {
-		return 0
+		return defaultRetry
 	}
-	return min(max(d, time.Second), maxRetry)
+	return min(max(d.Round(time.Second), time.Second), maxRetry)
 }
 
 // isCertsOnly judges the media type (RFC 7030, section 4.1.3). What follows it
