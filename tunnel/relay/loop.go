@@ -150,15 +150,26 @@ func (l *loop) handle(e *unix.EpollEvent) {
 		if e.Events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 			f.ways[side].writable = true
 		}
-		// A connection that is reset after its side has ended is read no more.
-		if e.Events&unix.EPOLLERR != 0 && f.ways[side].ended && f.cut == nil {
-			if code, err := unix.GetsockoptInt(f.fd[side], unix.SOL_SOCKET, unix.SO_ERROR); err == nil && code != 0 {
-				f.cut = describe("to", side, syscall.Errno(code))
-			}
+		// A connection that fails after its side has ended is read no more.
+		if e.Events&unix.EPOLLERR != 0 && f.ways[side].ended {
+			f.fail(side)
 		}
 	}
 	f.mu.Unlock()
 	l.pump(f)
+}
+
+// fail asks what has happened to a side that has ended its direction: it may
+// have closed altogether.
+func (f *Flow) fail(side int) {
+	code, err := unix.GetsockoptInt(f.fd[side], unix.SOL_SOCKET, unix.SO_ERROR)
+	switch {
+	case err != nil || code == 0:
+	case syscall.Errno(code) == unix.EPIPE || syscall.Errno(code) == unix.ECONNRESET:
+		f.gone(side)
+	case f.cut == nil:
+		f.cut = describe("to", side, syscall.Errno(code))
+	}
 }
 
 func (l *loop) pump(f *Flow) {

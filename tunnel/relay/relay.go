@@ -25,7 +25,7 @@ import (
 )
 
 // ErrIdle is the end of a session over which nothing came for too long.
-var ErrIdle = errors.New("nothing was sent by either side for too long")
+var ErrIdle = errors.New("nothing was sent by either side for the idle time")
 
 // A Counter is what a session has moved. Its zero value is ready; it is safe
 // for concurrent use.
@@ -113,14 +113,16 @@ type way struct {
 	readable, writable bool  // as far as is known; splice tells
 	pipe               *pipe // while there are bytes in it
 	held               int
-	ended              bool // the source has ended and the sink was told
+	ended              bool // the source has ended and the sink was told, or the sink is gone
 }
 
 // Begin takes two connections and carries bytes both ways until both sides have
 // ended theirs, one fails, nothing came either way for the idle time, or Cut.
 // Then both are closed and done is called, once and from another goroutine, with
 // nil where both ended in good order, ErrIdle, what happened at which side, or
-// what Cut was given. The connections are the relay's from here on; also with an
+// what Cut was given. A side that has ended its direction may close altogether,
+// and want nothing of what the other still sends: that is good order too. One
+// that breaks off before is syscall.ECONNRESET. The connections are the relay's from here on; also with an
 // error, which calls nothing, they are closed.
 func (r *Relay) Begin(deviceConn, platformConn *net.TCPConn, idle time.Duration, n *Counter, done func(error)) (*Flow, error) {
 	f := &Flow{number: r.next.Add(1), relay: r, idle: idle, moved: n, done: done}
@@ -173,6 +175,23 @@ func (f *Flow) Cut(why error) {
 	for _, fd := range f.fd {
 		_ = unix.Shutdown(fd, unix.SHUT_RDWR) // the loop hears of it, and closes
 	}
+}
+
+// Pending reports whether bytes are on their way to a receiver that has not
+// taken them yet: in the pipes here, or in the buffers of a socket.
+func (f *Flow) Pending() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.over {
+		return false
+	}
+	for side, fd := range f.fd {
+		unacknowledged, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+		if f.ways[side].held > 0 || err == nil && unacknowledged > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // turns is how many chunks a flow moves before the next one has its turn.
@@ -282,11 +301,17 @@ func (f *Flow) fill(from int, w *way) (err error) {
 // pour moves what is in the pipe on.
 func (f *Flow) pour(to int, w *way) (int, error) {
 	n, err := splice(w.pipe.out, f.fd[to], w.held)
-	if err == unix.EAGAIN {
+	switch err {
+	case nil:
+	case unix.EAGAIN:
 		f.ways[to].writable = false
 		return 0, nil
-	}
-	if err != nil {
+	case unix.EPIPE:
+		// It was reset after its FIN had come (tcp_reset of the kernel); without
+		// that it is ECONNRESET.
+		f.gone(to)
+		return 0, nil
+	default:
 		return 0, describe("to", to, err)
 	}
 	if w.held -= n; w.held == 0 {
@@ -294,6 +319,15 @@ func (f *Flow) pour(to int, w *way) (int, error) {
 		w.pipe = nil
 	}
 	return n, nil
+}
+
+// gone is that a side takes nothing any more. What it has sent still goes on.
+func (f *Flow) gone(side int) {
+	w := &f.ways[1-side]
+	if w.pipe != nil {
+		f.relay.pipes.drop(w.pipe)
+	}
+	w.pipe, w.held, w.ended = nil, 0, true
 }
 
 func (f *Flow) count(from, n int) {

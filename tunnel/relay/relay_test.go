@@ -137,6 +137,69 @@ func TestAResetEndsBothSides(t *testing.T) {
 	}
 }
 
+// A side that has said its last word closes, and the other still sends: what the
+// one has said arrives, and nothing was broken.
+func TestASideThatHasEndedMayCloseAltogether(t *testing.T) {
+	for _, late := range []bool{false, true} { // whether it has closed before the relay looks at it
+		s := &session{Relay: New(), ended: make(chan error, 1)}
+		s.device, s.near[0] = pair(t)
+		s.platform, s.near[1] = pair(t)
+		begin := func() {
+			_, err := s.Begin(s.near[0], s.near[1], time.Minute, &s.moved, func(err error) { s.ended <- err })
+			must(t, err)
+		}
+		if !late {
+			begin()
+		}
+		_, err := s.device.Write([]byte("last word"))
+		must(t, err)
+		must(t, s.device.Close())
+		if late {
+			_, err = s.near[0].Write([]byte("x")) // which is answered with a reset
+			must(t, err)
+			time.Sleep(10 * time.Millisecond) // the kernel's answer
+		}
+		_, err = s.platform.Write([]byte("late word"))
+		must(t, err)
+		if late {
+			begin()
+		}
+		got, err := io.ReadAll(s.platform)
+		if len(got) != len("last word") || err != nil && !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the platform gets %q, %v", got, err)
+		}
+		_, _ = s.platform.Write([]byte("and more"))
+		_ = s.platform.Close()
+		if err := <-s.ended; err != nil {
+			t.Errorf("it has closed before: %v: %v", late, err)
+		}
+		s.Close()
+	}
+}
+
+// A receiver that does not read is no silence.
+func TestBytesThatWaitForASlowReceiverArePending(t *testing.T) {
+	s := join(t, time.Minute)
+	if s.flow.Pending() {
+		t.Error("nothing was sent")
+	}
+	must(t, s.device.SetWriteDeadline(time.Now().Add(200*time.Millisecond)))
+	if sent, err := io.Copy(s.device, endless{}); err == nil || sent == 0 {
+		t.Fatalf("%d bytes, %v", sent, err)
+	}
+	if !s.flow.Pending() {
+		t.Error("what waits is not seen")
+	}
+	must(t, s.device.CloseWrite())
+	_, err := io.Copy(io.Discard, s.platform)
+	must(t, err)
+	for end := time.Now().Add(10 * time.Second); s.flow.Pending(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("all has arrived, and still something waits")
+		}
+	}
+}
+
 func TestAnIdleSessionEndsAndABusyOneDoesNot(t *testing.T) {
 	const idle = 150 * time.Millisecond
 	s := join(t, idle)
