@@ -118,7 +118,7 @@ var errSilent = errors.New("it does not answer")
 func (l *link) silence(limit time.Duration, err error) error {
 	switch {
 	case errors.Is(l.ctx.Err(), context.Canceled):
-		return l.ctx.Err()
+		return context.Cause(l.ctx)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("%w within %v", errSilent, limit)
 	}
@@ -142,6 +142,10 @@ func later(response []byte) bool {
 	return false
 }
 
+// exchange waits for the answer no longer than until the deadline or the end of
+// the context. Somebody else reads it: the kernel has a reader of a device wait
+// for the command that is under way, deadline or not. What comes after that is
+// nobody's, and the link is of no use any more.
 func (l *link) exchange(deadline time.Time, command []byte) ([]byte, error) {
 	if l.broken {
 		return nil, io.ErrClosedPipe
@@ -149,12 +153,31 @@ func (l *link) exchange(deadline time.Time, command []byte) ([]byte, error) {
 	if err := l.conn.SetDeadline(deadline); err != nil {
 		return nil, &faultError{Absent, fmt.Sprintf("nobody can wait for it (%v): it is no TPM, or the kernel is older than 4.20", err)}
 	}
-	defer cutOff(l.ctx, l.conn)()
-	if _, err := l.conn.Write(command); err != nil {
+	var response []byte
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		response, err = transfer(l.conn, command)
+	}()
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	select {
+	case <-done:
+		return response, err
+	case <-timer.C:
+	case <-l.ctx.Done():
+	}
+	_ = l.conn.SetDeadline(time.Unix(1, 0))
+	return nil, os.ErrDeadlineExceeded
+}
+
+func transfer(c Conn, command []byte) ([]byte, error) {
+	if _, err := c.Write(command); err != nil {
 		return nil, err
 	}
 	response := make([]byte, maxResponse)
-	n, err := io.ReadAtLeast(l.conn, response, headerSize)
+	n, err := io.ReadAtLeast(c, response, headerSize)
 	if err != nil {
 		return nil, unexpected(err)
 	}
@@ -162,25 +185,10 @@ func (l *link) exchange(deadline time.Time, command []byte) ([]byte, error) {
 	if size < headerSize || size > maxResponse || n > size {
 		return nil, fmt.Errorf("its response claims %d bytes and has %d", size, n)
 	}
-	if _, err := io.ReadFull(l.conn, response[n:size]); err != nil {
+	if _, err := io.ReadFull(c, response[n:size]); err != nil {
 		return nil, unexpected(err)
 	}
 	return response[:size], nil
-}
-
-// cutOff ends what is under way on the connection when the context ends. When
-// the function that it gives has returned, that will not happen any more.
-func cutOff(ctx context.Context, c Conn) (stop func()) {
-	done := make(chan struct{})
-	cancel := context.AfterFunc(ctx, func() {
-		_ = c.SetDeadline(time.Unix(1, 0))
-		close(done)
-	})
-	return func() {
-		if !cancel() {
-			<-done
-		}
-	}
 }
 
 func unexpected(err error) error {

@@ -161,7 +161,7 @@ func classify(err error) Fault {
 	switch {
 	case errors.Is(err, errImpatient), errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.EAGAIN):
 		return Busy
-	case errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled), errors.Is(err, errClosed):
 		return Other
 	case errors.Is(err, fs.ErrPermission):
 		return Forbidden

@@ -110,7 +110,7 @@ func TestAClearingUnderOurHandsIsNoticed(t *testing.T) {
 			d = open(t, e, o)
 			k := load(t, d, P256)
 			platform := tpm2.AuthHandle{Handle: tpm2.TPMRHPlatform, Auth: tpm2.PasswordAuth(nil)}
-			if _, err := (tpm2.Clear{AuthHandle: platform}).Execute(d.link); err != nil {
+			if _, err := (tpm2.Clear{AuthHandle: platform}).Execute(d.inHand()); err != nil {
 				t.Fatal(err)
 			}
 			err := sign(k)
@@ -382,7 +382,7 @@ func TestAPowerCutIsSurvivedBetweenAnyTwoCommands(t *testing.T) {
 		if err := sign(k); err != nil {
 			t.Fatal(err)
 		}
-		if objects, _ := handlesOf(t, d.link); objects != 1 {
+		if objects, _ := handlesOf(t, d.inHand()); objects != 1 {
 			t.Errorf("%d objects are in the TPM after the cut", objects)
 		}
 		e.Stop()
@@ -402,9 +402,9 @@ func TestAPowerCutIsSurvivedBetweenAnyTwoCommands(t *testing.T) {
 func TestWhatIsGoneFromTheTPMIsLoadedAgain(t *testing.T) {
 	e := emulator(t)
 	for name, do := range map[string]func(d *TPM, k *Key){
-		"the key":      func(d *TPM, k *Key) { d.link.flush(k.handle) },
-		"the session":  func(d *TPM, k *Key) { d.link.flush(d.link.session.Handle()) },
-		"all":          func(d *TPM, k *Key) { must(0, d.link.flushAll())(t) },
+		"the key":      func(d *TPM, k *Key) { d.inHand().flush(k.handle) },
+		"the session":  func(d *TPM, k *Key) { d.inHand().flush(d.link.session.Handle()) },
+		"all":          func(d *TPM, k *Key) { must(0, d.inHand().flushAll())(t) },
 		"with a reset": func(d *TPM, k *Key) { tool(t, e, "", "swtpm_ioctl", "-i", "--unix", string(e.Address()[5:])+".ctrl") },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -443,16 +443,16 @@ func TestATPMThatAnotherLeftFullIsEmptied(t *testing.T) {
 	conn.Close()
 	d = open(t, e, Options{})
 	k := must(d.Load(t.Context(), file))(t)
-	if objects, sessions := handlesOf(t, d.link); objects != 1 || sessions != 1 {
+	if objects, sessions := handlesOf(t, d.inHand()); objects != 1 || sessions != 1 {
 		t.Errorf("%d objects, %d sessions", objects, sessions)
 	}
 	// And once more while it is in use, which a device of its own allows.
 	for range 3 {
-		_, _, _ = tpm2.PolicySession(d.link, tpm2.TPMAlgSHA256, 16)
-		_, _ = tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(d.link)
+		_, _, _ = tpm2.PolicySession(d.inHand(), tpm2.TPMAlgSHA256, 16)
+		_, _ = tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(d.inHand())
 	}
 	k.Release(t.Context())
-	_, _ = tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(d.link)
+	_, _ = tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(d.inHand())
 	if err := sign(k); err != nil {
 		t.Error(err)
 	}

@@ -383,10 +383,12 @@ func (k *Key) ensure(l *link) error {
 	return nil
 }
 
-// Release takes the key out of the TPM, where it takes room. It is loaded again
-// when it signs next.
+// Release takes the key out of the TPM, where it takes room, unless the TPM is
+// too busy for it. It is loaded again when it signs next.
 func (k *Key) Release(ctx context.Context) {
-	t, ctx := k.tpm, context.WithoutCancel(ctx)
+	t := k.tpm
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+	defer cancel()
 	if t.await(ctx) != nil {
 		return
 	}

@@ -261,7 +261,7 @@ func TestNothingIsLeftInTheTPM(t *testing.T) {
 		if err := step.do(); (err != nil) != step.fails {
 			t.Fatalf("%s: %v", step.name, err)
 		}
-		objects, sessions := handlesOf(t, d.link)
+		objects, sessions := handlesOf(t, d.inHand())
 		if objects != step.keys || objects != len(d.loaded) || sessions != 1 {
 			t.Errorf("after %q there are %d objects and %d sessions in the TPM, and %d keys are taken as loaded; want %d, 1", step.name, objects, sessions, len(d.loaded), step.keys)
 		}

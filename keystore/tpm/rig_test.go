@@ -133,6 +133,12 @@ func raw(t testing.TB, e *swtpm.Emulator) (transport.TPM, net.Conn) {
 	return transport.FromReadWriter(c), c
 }
 
+// inHand is the link of a TPM that has no user, for one of the tests.
+func (t *TPM) inHand() *link {
+	t.link.ctx = context.Background()
+	return t.link
+}
+
 // handlesOf lists what is loaded: transient objects and sessions.
 func handlesOf(t testing.TB, of transport.TPM) (objects, sessions int) {
 	t.Helper()

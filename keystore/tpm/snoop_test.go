@@ -139,7 +139,7 @@ func TestNoChangedAnswerIsBelieved(t *testing.T) {
 
 func (t *TPM) hangUpForTest() {
 	<-t.turn
-	_ = t.hangUp(true)
+	t.hangUp()
 	t.turn <- struct{}{}
 }
 

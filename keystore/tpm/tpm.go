@@ -60,9 +60,11 @@ type TPM struct {
 	o       Options
 	turn    chan struct{} // holds one token: the right to use the rest
 	link    *link         // nil: closed
-	closed  bool
-	loaded  []*Key // in the present link, the least recently used one first
+	gone    chan struct{} // closed when the link before is
+	loaded  []*Key        // in the present link, the least recently used one first
 	waiting atomic.Int32
+	life    context.Context // ends when it is closed
+	end     context.CancelFunc
 
 	approvals atomic.Pointer[[]Approval]
 }
@@ -98,7 +100,9 @@ func Open(address string, o Options) *TPM {
 	if o.Dial == nil {
 		o.Dial = Dial
 	}
-	t := &TPM{address: address, o: o, turn: make(chan struct{}, 1)}
+	t := &TPM{address: address, o: o, turn: make(chan struct{}, 1), gone: make(chan struct{})}
+	close(t.gone)
+	t.life, t.end = context.WithCancel(context.Background())
 	t.turn <- struct{}{}
 	t.SetApprovals(o.Approvals)
 	return t
@@ -123,13 +127,30 @@ func (t *TPM) Check(ctx context.Context) error {
 	})
 }
 
-// Close gives the TPM back: keys and sessions are flushed. Keys that were
-// loaded cannot sign any more.
+// farewell is how long a TPM may take to be given back.
+const farewell = 2 * time.Second
+
+// Close gives the TPM back: keys and sessions are flushed. What is under way in
+// it or waits for it returns at once, a signature in a TPM that hangs too, and
+// keys cannot sign any more. It may be called at any time, and takes a few
+// seconds at most.
 func (t *TPM) Close() error {
+	t.end()
 	<-t.turn
 	defer func() { t.turn <- struct{}{} }()
-	t.closed = true
-	return t.hangUp(true)
+	if l := t.link; l != nil && l.raw {
+		var cancel context.CancelFunc
+		l.ctx, cancel = context.WithTimeout(context.Background(), farewell)
+		defer cancel()
+		_ = l.flushAll()
+	}
+	t.hangUp()
+	select {
+	case <-t.gone:
+		return nil
+	case <-time.After(farewell):
+		return t.fault("give the TPM back", &transportError{errSilent})
+	}
 }
 
 // use hands the open TPM to f. It waits for its turn, opens the TPM, and tries
@@ -137,11 +158,14 @@ func (t *TPM) Close() error {
 // f does leaves nothing in the TPM, so that twice is as good as once. A TPM that
 // hangs is not tried again before the next use: the caller has waited enough.
 func (t *TPM) use(ctx context.Context, what string, f func(*link) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(t.life, func() { cancel(errClosed) })()
 	if err := t.await(ctx); err != nil {
 		return t.fault(what, err)
 	}
 	defer func() { t.turn <- struct{}{} }()
-	if t.closed {
+	if t.life.Err() != nil {
 		return t.fault(what, errClosed)
 	}
 	reached, err := t.try(ctx, f)
@@ -153,8 +177,8 @@ func (t *TPM) use(ctx context.Context, what string, f func(*link) error) error {
 }
 
 func (t *TPM) await(ctx context.Context) error {
-	if err := ctx.Err(); err != nil { // a command that is cut off costs the link
-		return err
+	if ctx.Err() != nil { // a command that is cut off costs the link
+		return context.Cause(ctx)
 	}
 	select {
 	case <-t.turn:
@@ -169,7 +193,10 @@ func (t *TPM) await(ctx context.Context) error {
 	case <-t.turn:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return fmt.Errorf("%w: %w", errImpatient, ctx.Err())
+		}
+		return context.Cause(ctx)
 	case <-timer.C:
 		return errImpatient
 	}
@@ -194,7 +221,7 @@ func (t *TPM) try(ctx context.Context, f func(*link) error) (reached bool, err e
 		}
 	}
 	if isLost(err) {
-		_ = t.hangUp(false)
+		t.hangUp()
 	}
 	return true, err
 }
@@ -221,6 +248,11 @@ func (t *TPM) open(ctx context.Context) (reached bool, err error) {
 	}
 	dialling, cancel := context.WithTimeout(ctx, t.o.Command)
 	defer cancel()
+	select {
+	case <-t.gone:
+	case <-dialling.Done():
+		return false, &transportError{t.unreached(ctx)}
+	}
 	conn, err := t.o.Dial(dialling, t.address)
 	if err != nil {
 		return false, &transportError{err}
@@ -230,11 +262,19 @@ func (t *TPM) open(ctx context.Context) (reached bool, err error) {
 		l.storage = t.o.Expect.Storage
 	}
 	if err := l.run((*link).begin); err != nil {
-		_ = conn.Close()
+		t.leave(conn)
 		return true, l.held(err)
 	}
 	t.link = l
 	return true, nil
+}
+
+// unreached is why a TPM is not opened that has not let go of the link before.
+func (t *TPM) unreached(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("%w, and has not since a command before", errSilent)
 }
 
 // held tells a TPM that somebody else holds from one that hangs, as far as that
@@ -277,20 +317,24 @@ func (l *link) start() error {
 	return err
 }
 
-// hangUp closes the link. What is loaded is flushed only in a link that works.
-func (t *TPM) hangUp(works bool) error {
-	l := t.link
+// hangUp gives the link up, with what is loaded.
+func (t *TPM) hangUp() {
+	if t.link != nil {
+		t.leave(t.link.conn)
+	}
 	t.link, t.loaded = nil, nil
-	if l == nil {
-		return nil
-	}
-	if works && l.raw {
-		var cancel context.CancelFunc
-		l.ctx, cancel = context.WithTimeout(context.Background(), t.o.Command)
-		defer cancel()
-		_ = l.flushAll()
-	}
-	return l.conn.Close()
+}
+
+// leave closes a connection, and waits for it no longer than who opens the next
+// one: the kernel closes a device when the command that is under way is done. So
+// there is one at most that a TPM which hangs holds on to.
+func (t *TPM) leave(c Conn) {
+	gone := make(chan struct{})
+	t.gone = gone
+	go func() {
+		defer close(gone)
+		_ = c.Close()
+	}()
 }
 
 // evict flushes the least recently used key. It is loaded again when it signs next.
