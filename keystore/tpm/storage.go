@@ -66,6 +66,9 @@ func (l *link) parent() (*object, error) {
 func (l *link) primary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (*object, error) {
 	r, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.AuthHandle{Handle: hierarchy, Name: tpm2.HandleName(hierarchy), Auth: tpm2.PasswordAuth(nil)},
 		InPublic: tpm2.New2B(template)}.Execute(l)
+	if isPassword(err) { // no session is in this, so that the link is in order, and what is loaded works
+		return nil, &faultError{OwnerLocked, "a password was set on its hierarchy: " + err.Error()}
+	}
 	if err != nil {
 		return nil, err
 	}
