@@ -61,6 +61,32 @@ func TestWhatIsNoTPMIsNotOpened(t *testing.T) {
 	}
 }
 
+// A gateway that is enrolled while it runs holds to that TPM from then on.
+func TestATPMThatIsExpectedFromNowOnIsHeldTo(t *testing.T) {
+	e, other := emulator(t), open(t, emulator(t), Options{})
+	d := open(t, e, Options{})
+	k := load(t, d, P256)
+	mine, foreign := must(d.Fingerprint(t.Context()))(t), must(other.Fingerprint(t.Context()))(t)
+	d.Expect(&mine)
+	if err := k.Try(t.Context()); err != nil {
+		t.Error(err)
+	}
+	d.Expect(&foreign)
+	wantFault(t, k.Try(t.Context()), Replaced)
+	d.Expect(nil)
+	if err := k.Try(t.Context()); err != nil {
+		t.Error(err)
+	}
+	d.Expect(&mine)
+	if err := d.use(t.Context(), "clear it", func(l *link) error {
+		_, err := tpm2.Clear{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)}}.Execute(l)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	wantFault(t, k.Try(t.Context()), Cleared)
+}
+
 func TestAClearedAndAReplacedTPMAreToldApart(t *testing.T) {
 	e, another := emulator(t), emulator(t)
 	d := open(t, e, Options{})
@@ -637,6 +663,17 @@ func TestEachFaultSaysWhatToDo(t *testing.T) {
 	for _, f := range []Fault{Absent, Forbidden, Cleared, Replaced, LockedOut, Busy, Failing, Full, Foreign, Astray, Tampered, Refused, OwnerLocked, Unable, Other} {
 		if next[f] == "" {
 			t.Errorf("%s says nothing", f)
+		}
+		if strings.Contains(next[f], "by itself") && f != LockedOut { // where no daemon runs, nobody tries again
+			t.Errorf("%s promises what a command does not do: %s", f, next[f])
+		}
+		if line := next[f]; strings.Contains(line, "enroll reset") && !strings.Contains(line, Anew) && !strings.Contains(line, AnewWithout) {
+			t.Errorf("%s has no whole line to type: %s", f, line)
+		}
+	}
+	for _, f := range []Fault{Cleared, Replaced} {
+		if !strings.Contains(next[f], "lost") || !strings.Contains(next[f], AnewWithout) {
+			t.Errorf("%s does not say what is lost: %s", f, next[f])
 		}
 	}
 	if FaultOf(errors.New("x")) != "" || FaultOf(nil) != "" {

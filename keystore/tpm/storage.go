@@ -50,17 +50,18 @@ func (l *link) parent() (*object, error) {
 	if err != nil {
 		return nil, err
 	}
+	expected := l.expected.Load()
 	if l.storage == nil {
 		l.storage = p.name.Buffer
 	}
-	if bytes.Equal(p.name.Buffer, l.storage) {
+	if bytes.Equal(p.name.Buffer, l.storage) && (expected == nil || bytes.Equal(p.name.Buffer, expected.Storage)) {
 		return p, nil
 	}
 	l.flush(p.handle)
-	if l.o.Expect == nil {
+	if expected == nil {
 		return nil, errors.New("its storage key is another than before")
 	}
-	return nil, l.stranger()
+	return nil, l.stranger(expected)
 }
 
 func (l *link) primary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (*object, error) {
@@ -124,12 +125,12 @@ func (l *link) endorsement() ([]byte, error) {
 }
 
 // stranger says why the storage key is not the expected one.
-func (l *link) stranger() error {
+func (l *link) stranger(expected *Fingerprint) error {
 	name, err := l.endorsement()
 	if err != nil {
 		return err
 	}
-	if bytes.Equal(name, l.o.Expect.Endorsement) {
+	if bytes.Equal(name, expected.Endorsement) {
 		return &faultError{Cleared, "its owner was cleared since the keys were made"}
 	}
 	return &faultError{Replaced, "it is another TPM than the one that the keys were made in"}

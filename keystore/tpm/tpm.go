@@ -67,6 +67,7 @@ type TPM struct {
 	end     context.CancelFunc
 
 	approvals atomic.Pointer[[]Approval]
+	expected  atomic.Pointer[Fingerprint] // nil: any
 }
 
 // A link is an open TPM with what is loaded in it.
@@ -77,6 +78,7 @@ type link struct {
 	raw       bool // no resource manager: what is loaded stays until it is flushed
 	session   tpm2.Session
 	approvals *atomic.Pointer[[]Approval]
+	expected  *atomic.Pointer[Fingerprint]
 	broken    bool   // an answer is due that would be taken for that of another command
 	storage   []byte // name of the storage key; nil: not known yet
 }
@@ -105,8 +107,13 @@ func Open(address string, o Options) *TPM {
 	t.life, t.end = context.WithCancel(context.Background())
 	t.turn <- struct{}{}
 	t.SetApprovals(o.Approvals)
+	t.Expect(o.Expect)
 	return t
 }
+
+// Expect replaces the TPM of the Options that is taken: a gateway that is enrolled
+// while it runs holds to this TPM from then on. Nil takes any.
+func (t *TPM) Expect(f *Fingerprint) { t.expected.Store(f) }
 
 // SetApprovals replaces those of the Options, as after an update that brought new
 // ones. What is used from then on is used by them; nothing is loaded anew.
@@ -257,10 +264,7 @@ func (t *TPM) open(ctx context.Context) (reached bool, err error) {
 	if err != nil {
 		return false, &transportError{err}
 	}
-	l := &link{conn: conn, ctx: ctx, o: &t.o, approvals: &t.approvals, raw: isRaw(t.address)}
-	if t.o.Expect != nil {
-		l.storage = t.o.Expect.Storage
-	}
+	l := &link{conn: conn, ctx: ctx, o: &t.o, approvals: &t.approvals, expected: &t.expected, raw: isRaw(t.address)}
 	if err := l.run((*link).begin); err != nil {
 		t.leave(conn)
 		return true, l.held(err)
