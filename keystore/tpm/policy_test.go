@@ -3,6 +3,11 @@ package tpm
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -95,24 +100,31 @@ func TestApprovalsThatTheSignerDidNotMakeAreRefused(t *testing.T) {
 		return a
 	}
 	forged := approve(t, d, other)
-	for name, a := range map[string]Approval{
-		"another signer's":                forged,
-		"another's in the signer's name":  change(func(a *Approval) { a.Signature = forged.Signature }),
-		"a signature that was changed":    change(func(a *Approval) { a.Signature[len(a.Signature)-1] ^= 1 }),
-		"no signature":                    change(func(a *Approval) { a.Signature = nil }),
-		"a policy that was changed":       change(func(a *Approval) { a.Policy[0] ^= 1 }),
-		"other registers":                 change(func(a *Approval) { a.PCRs = []uint{4} }),
-		"no registers":                    change(func(a *Approval) { a.PCRs = nil }),
-		"a register that there is not":    change(func(a *Approval) { a.PCRs = []uint{7, 24} }),
-		"a register that there cannot be": change(func(a *Approval) { a.PCRs = []uint{1 << 40} }),
-		"a signer that is no point":       change(func(a *Approval) { a.Signer[5] ^= 1 }),
-		"no signer":                       change(func(a *Approval) { a.Signer = nil }),
+	const signature = "of 1 approvals none by its signer is in order: its signature does not hold"
+	for name, c := range map[string]struct {
+		a    Approval
+		want string
+	}{
+		"another signer's":                {forged, "of 1 approvals none is by the signer that it is bound to"},
+		"another's in the signer's name":  {change(func(a *Approval) { a.Signature = forged.Signature }), signature},
+		"a signature that was changed":    {change(func(a *Approval) { a.Signature[len(a.Signature)-1] ^= 1 }), signature},
+		"no signature":                    {change(func(a *Approval) { a.Signature = nil }), signature},
+		"a policy that was changed":       {change(func(a *Approval) { a.Policy[0] ^= 1 }), signature},
+		"other registers":                 {change(func(a *Approval) { a.PCRs = []uint{4} }), "of 1 approvals by its signer none is of the state"},
+		"no registers":                    {change(func(a *Approval) { a.PCRs = nil }), "its registers are none"},
+		"a register that there is not":    {change(func(a *Approval) { a.PCRs = []uint{7, 24} }), "its registers are none"},
+		"a register that there cannot be": {change(func(a *Approval) { a.PCRs = []uint{1 << 40} }), "its registers are none"},
+		"a signer that is no point":       {change(func(a *Approval) { a.Signer[5] ^= 1 }), "its signer is no point"},
+		"no signer":                       {change(func(a *Approval) { a.Signer = nil }), "its signer is no point"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d.SetApprovals([]Approval{a})
+			d.SetApprovals([]Approval{c.a})
 			_, err := d.Load(t.Context(), file)
 			wantFault(t, err, Refused)
-			d.SetApprovals([]Approval{a, good})
+			if !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, without %q", err, c.want)
+			}
+			d.SetApprovals([]Approval{c.a, good})
 			k, err := d.Load(t.Context(), file)
 			if err != nil {
 				t.Fatal("with a good one behind it: ", err)
@@ -153,10 +165,65 @@ func TestWhatCannotBeApprovedOrBound(t *testing.T) {
 	if _, err := Approve(k, map[uint][]byte{7: make([]byte, 32)}); err == nil {
 		t.Error("approved with a key on P-384")
 	}
-	_, err := d.Create(t.Context(), P256, &Binding{Signer: k.Public()})
-	wantFault(t, err, Unable)
-	_, err = d.Seal(t.Context(), []byte("x"), &Binding{})
-	wantFault(t, err, Unable)
+	long := must(ecdsa.GenerateKey(elliptic.P521(), rand.Reader))(t)
+	for kind, key := range map[string]crypto.PublicKey{"on P-384": k.Public(), "on P-521": long.Public(), "of RSA": load(t, d, RSA2048).Public(), "of another kind": nil} {
+		_, err := d.Create(t.Context(), P256, &Binding{Signer: key})
+		wantFault(t, err, Unable)
+		wantAdvice(t, err, "make the signer a key on P-256")
+		if !strings.Contains(err.Error(), "the signer's key is "+kind) || strings.Contains(err.Error(), "key_type") {
+			t.Error(err)
+		}
+		_, err = d.Seal(t.Context(), []byte("x"), &Binding{Signer: key})
+		wantFault(t, err, Unable)
+		wantAdvice(t, err, "make the signer a key on P-256")
+	}
+}
+
+func TestThePolicyFilesAreJudgedWithoutATPM(t *testing.T) {
+	boss, other := signer(t), signer(t)
+	long := must(ecdsa.GenerateKey(elliptic.P521(), rand.Reader))(t)
+	file := func(key crypto.PublicKey) string {
+		path := filepath.Join(t.TempDir(), "signer.pem")
+		writePublic(t, path, key)
+		return string(read(t, path))
+	}
+	for name, c := range map[string]struct{ text, want string }{
+		"a key on P-256":   {file(boss.Public()), ""},
+		"a key on P-521":   {file(long.Public()), "the signer's key is on P-521"},
+		"a key of RSA":     {file(must(rsa.GenerateKey(rand.Reader, 2048))(t).Public()), "the signer's key is of RSA"},
+		"a key of Ed25519": {file(ed25519.NewKeyFromSeed(make([]byte, 32)).Public()), "the signer's key is of another kind"},
+		"nothing":          {"", `it has to hold one PEM block "PUBLIC KEY"`},
+		"two keys":         {file(boss.Public()) + file(other.Public()), `one PEM block "PUBLIC KEY" and nothing else`},
+		"a private key":    {"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", `it has to hold one PEM block "PUBLIC KEY"`},
+		"a damaged key":    {"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "cannot be read"},
+	} {
+		key, err := ParseSigner([]byte(c.text))
+		if c.want == "" && (err != nil || !boss.Public().(*ecdsa.PublicKey).Equal(key)) || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, %v", name, key, err)
+		}
+	}
+	values := map[uint][]byte{7: make([]byte, 32)}
+	ours, theirs := must(Approve(boss, values))(t), must(Approve(other, values))(t)
+	forged, registers := ours, ours
+	forged.Signature, registers.PCRs = theirs.Signature, []uint{24}
+	list := func(all ...Approval) string { return string(must(json.Marshal(all))(t)) }
+	for name, c := range map[string]struct{ text, want string }{
+		"ours":                                 {list(ours), ""},
+		"ours beside one of the signer before": {list(theirs, ours), ""},
+		"another signer's alone":               {list(theirs, theirs), "of its 2 approvals none is by policy_signer"},
+		"none":                                 {"[]", "of its 0 approvals none is by policy_signer"},
+		"a forged one beside a good one":       {list(ours, forged), "approval 2: its signature does not hold"},
+		"one of register 24":                   {list(registers), "approval 1: its registers are none from 0 to 23"},
+		"no JSON":                              {"approved", "it holds no approvals"},
+	} {
+		all, err := ParseApprovals([]byte(c.text), boss.Public())
+		if c.want == "" && (err != nil || len(all) == 0) || c.want != "" && (all != nil || err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %d, %v", name, len(all), err)
+		}
+	}
+	if all, err := ParseApprovals([]byte(list(ours)), long.Public()); err == nil {
+		t.Errorf("%d approvals by a signer that there cannot be", len(all))
+	}
 }
 
 // The tools calculate the same policies.
