@@ -197,6 +197,48 @@ func TestADamagedSlotSaysWhatToDo(t *testing.T) {
 	}
 }
 
+// A key file or a certificate that was copied from elsewhere makes a pair with
+// which no handshake can be had: that is said when it is read, and not by a
+// platform.
+func TestACertificateBesideAnotherKeyIsNoIdentity(t *testing.T) {
+	s, c := Open(filepath.Join(t.TempDir(), "device")), newCA(t)
+	key, other := newKey(t), newKey(t)
+	must(t, s.AddKey(keyOf(t, key), []byte("request")))
+	_, err := s.Install(c.chain(key.Public()))
+	must(t, err)
+	for name, change := range map[string]struct {
+		file       string
+		text, good []byte
+	}{
+		"another key":         {keyFile, keyOf(t, other), keyOf(t, key)},
+		"another certificate": {chainFile, c.chain(other.Public()), c.chain(key.Public())},
+	} {
+		path := filepath.Join(s.Dir(), Current, change.file)
+		must(t, os.WriteFile(path, change.text, 0o600))
+		got := read(t, s).Current
+		if !errors.Is(got.Damage, ErrOtherKey) || got.Chain != nil || got.Public == nil || got.Fault != nil {
+			t.Errorf("%s: %+v", name, got)
+		}
+		for _, want := range []string{"slot current", keyFile, chainFile, "gatewayd enroll csr"} {
+			if !strings.Contains(got.Damage.Error(), want) {
+				t.Errorf("%s: no %q in %v", name, want, got.Damage)
+			}
+		}
+		must(t, os.WriteFile(path, change.good, 0o600))
+		if got := read(t, s).Current; got.Damage != nil || got.Chain == nil {
+			t.Errorf("%s, brought back: %v", name, got.Damage)
+		}
+	}
+	must(t, os.WriteFile(filepath.Join(s.Dir(), Current, keyFile), keyOf(t, other), 0o600))
+	if slot, err := s.Install(c.chain(other.Public())); err != nil || slot != Current || read(t, s).Current.Damage != nil {
+		t.Errorf("a certificate for the key that is there: %s, %v", slot, err)
+	}
+	must(t, os.WriteFile(filepath.Join(s.Dir(), Current, keyFile), []byte("no key"), 0o600))
+	if got := read(t, s).Current; got.Damage != nil || got.Fault == nil {
+		t.Errorf("a damaged key is no other key: %v", got.Damage)
+	}
+}
+
 var errPower = errors.New("the power is gone")
 
 // cut stops a store at its nth change of the disk and at all that follow.
@@ -372,9 +414,35 @@ func TestFingerprintIsReadAsItWasWritten(t *testing.T) {
 	if f, err := ReadFingerprint(dir); f != nil || err != nil {
 		t.Errorf("%v %v", f, err)
 	}
-	must(t, os.MkdirAll(dir, 0o700))
-	must(t, os.WriteFile(filepath.Join(dir, FingerprintFile), []byte("{}"), 0o600))
-	if _, err := ReadFingerprint(dir); err == nil {
-		t.Error("a note of no TPM")
+	must(t, WriteFingerprint(dir, tpm.Fingerprint{Storage: []byte{1}, Endorsement: []byte{2}}))
+	if f, err := ReadFingerprint(dir); err != nil || f.Storage[0] != 1 || f.Endorsement[0] != 2 {
+		t.Errorf("%v %v", f, err)
+	}
+}
+
+// Who resets the gateway goes on with a damaged note, and with no other error.
+func TestADamagedNoteOfTheTPMIsToldFromOneThatCannotBeRead(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "identity")
+	path := filepath.Join(dir, FingerprintFile)
+	for name, put := range map[string]func() error{
+		"nothing in it": func() error { return os.WriteFile(path, nil, 0o600) },
+		"garbage":       func() error { return os.WriteFile(path, []byte{0, 1, 2}, 0o600) },
+		"no TPM":        func() error { return os.WriteFile(path, []byte("{}"), 0o600) },
+		"another type":  func() error { return os.WriteFile(path, []byte(`{"storage": 1}`), 0o600) },
+		"a huge file":   func() error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 1<<40)) },
+		"a folder":      func() error { return os.Mkdir(path, 0o700) },
+	} {
+		must(t, os.RemoveAll(dir))
+		must(t, os.Mkdir(dir, 0o700))
+		must(t, put())
+		f, err := ReadFingerprint(dir)
+		if f != nil || !errors.Is(err, ErrFingerprint) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), tpm.Anew) {
+			t.Errorf("%s: %v, %v", name, f, err)
+		}
+	}
+	must(t, os.RemoveAll(dir))
+	must(t, os.WriteFile(dir, nil, 0o600)) // the disk itself is in the way
+	if _, err := ReadFingerprint(dir); err == nil || errors.Is(err, ErrFingerprint) {
+		t.Error(err)
 	}
 }
