@@ -149,6 +149,8 @@ func faultOf(what, address string, err error) error {
 	e := &Error{Fault: classify(err), What: what, Address: address, Err: err}
 	if a, ok := errors.AsType[*advisedError](err); ok {
 		e.advice = a.next
+	} else if isGivenUp(err) {
+		e.advice = "it was given up from our side, and can be done again"
 	}
 	return e
 }
@@ -161,7 +163,7 @@ func classify(err error) Fault {
 	switch {
 	case errors.Is(err, errImpatient), errors.Is(err, syscall.EBUSY), errors.Is(err, syscall.EAGAIN):
 		return Busy
-	case errors.Is(err, context.Canceled), errors.Is(err, errClosed):
+	case isGivenUp(err):
 		return Other
 	case errors.Is(err, fs.ErrPermission):
 		return Forbidden
@@ -175,6 +177,9 @@ func classify(err error) Fault {
 	}
 	return classifyResponse(err)
 }
+
+// isGivenUp reports whether nobody wants to know any more.
+func isGivenUp(err error) bool { return errors.Is(err, context.Canceled) || errors.Is(err, errClosed) }
 
 // isNoHost reports whether a name leads nowhere.
 func isNoHost(err error) bool {

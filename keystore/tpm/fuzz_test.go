@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -252,6 +253,13 @@ func FuzzApproval(f *testing.F) {
 	f.Add(text)
 	f.Add([]byte(`{"pcrs":[99999999999],"signer":"BA=="}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
+		if all, err := ParseApprovals(slices.Concat([]byte("["), text, []byte("]")), clearTestKey().Public()); err == nil {
+			for _, a := range all {
+				if _, err := a.key(); err != nil {
+					t.Error("what a file is taken for, no key is used by: ", err)
+				}
+			}
+		}
 		var a Approval
 		if json.Unmarshal(text, &a) != nil {
 			return

@@ -36,9 +36,11 @@ func TestNobodyWaitsForATPMThatHangs(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		if err := d.Check(ctx); !errors.Is(err, context.Canceled) || FaultOf(err) != Other {
+		err := d.Check(ctx)
+		if !errors.Is(err, context.Canceled) || FaultOf(err) != Other {
 			t.Error(err)
 		}
+		wantAdvice(t, err, "given up from our side")
 		took(time.Second)
 		ctx, cancel = context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)

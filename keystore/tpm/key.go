@@ -280,9 +280,9 @@ func (k *Key) signature(l *link, o *object, digest []byte, scheme tpm2.TPMTSigSc
 // loads under it, the state of the platform fulfils its policy, and what it signs
 // holds. What was loaded before stays loaded, where there is room.
 //
-// It is one more user of the TPM: it waits for its turn and has it for the time
-// of one key and one signature. The context bounds both; a deadline that passes
-// while others have the TPM is Busy. Errors are *Error.
+// It is one more user of the TPM: it waits for its turn, and has it for the time
+// of two or three signatures (2 ms in swtpm). The context bounds both; a deadline
+// that passes while others have the TPM is Busy. Errors are *Error.
 func (k *Key) Try(ctx context.Context) error {
 	all := candidates(k.public)
 	a := all[len(all)-1] // a TPM may salt PSS in a way of its own
