@@ -122,13 +122,32 @@ type Daemon struct {
 // New opens the spool and the status socket and makes everything that the
 // configuration names. Nothing runs yet.
 func New(c *config.Config, o Options) (*Daemon, error) {
+	d, err := prepare(context.Background(), c, o)
+	if err != nil {
+		return nil, err
+	}
+	return d.complete()
+}
+
+// prepare is the part of New that needs the TPM: it opens the spool with its
+// key. Errors of the TPM are *tpm.Error.
+func prepare(ctx context.Context, c *config.Config, o Options) (*Daemon, error) {
 	d := &Daemon{options: o.filled(), config: c, reloads: map[string]uint64{"ok": 0, "refused": 0},
 		simulated: map[string]change{}, conditions: map[string]bool{}}
 	d.log, d.started = d.options.Log, d.options.Now()
 	d.beats()
 	d.sampler = newSampler(d.log)
 	d.last, d.giveUp = context.WithCancel(context.Background())
-	if err := d.open(c); err != nil {
+	if err := d.open(ctx, c); err != nil {
+		d.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// complete is the rest of New. With an error everything is closed.
+func (d *Daemon) complete() (*Daemon, error) {
+	if err := d.furnish(d.config); err != nil {
 		d.close()
 		return nil, err
 	}
@@ -172,7 +191,7 @@ func (o Options) filled() Options {
 	return o
 }
 
-func (d *Daemon) open(c *config.Config) error {
+func (d *Daemon) open(ctx context.Context, c *config.Config) error {
 	d.options.Level.Set(c.Gateway.LogLevel)
 	for _, w := range c.Warnings {
 		d.log.Warn(w.String())
@@ -183,10 +202,11 @@ func (d *Daemon) open(c *config.Config) error {
 	if err := d.openTPM(c); err != nil {
 		return err
 	}
-	if err := d.openSpool(c); err != nil {
-		return err
-	}
-	var err error
+	return d.openSpool(ctx, c)
+}
+
+// furnish makes what the configuration names, and opens the status socket.
+func (d *Daemon) furnish(c *config.Config) (err error) {
 	if d.ids, err = pcd.NewControlIDs(d.options.Random); err != nil {
 		return err
 	}
@@ -211,12 +231,12 @@ func (d *Daemon) open(c *config.Config) error {
 
 // openSpool opens the spool with its key. A key that has grown old is exchanged
 // while the spool is empty.
-func (d *Daemon) openSpool(c *config.Config) error {
+func (d *Daemon) openSpool(ctx context.Context, c *config.Config) error {
 	binding, err := enroll.Binding(c)
 	if err != nil {
 		return &ConfigError{err}
 	}
-	ctx, keeper := context.Background(), SpoolKey{Dir: c.Gateway.StateDir, TPM: d.tpm, Binding: binding}
+	keeper := SpoolKey{Dir: c.Gateway.StateDir, TPM: d.tpm, Binding: binding}
 	key, err := keeper.open(ctx, d.options.Random)
 	if err != nil {
 		return err

@@ -129,6 +129,9 @@ func (c *conditions) destination(u *destinationUnit, t *status.Destination) {
 	case northbound.Refused:
 		c.down++
 		c.raise(status.Degraded, "platform-refused", t.Name, t.Since, "No session with the platform: "+what+". Messages are kept.", next)
+	case northbound.KeyFault:
+		c.down++
+		c.raise(status.Degraded, "key-unusable", t.Name, t.Since, "No session with the platform: "+what+". Messages are kept.", next)
 	case northbound.Unreachable:
 		if c.report.Now.Sub(t.Since) > unreachable {
 			c.down++

@@ -17,7 +17,7 @@ func TestEveryConditionIsExplained(t *testing.T) {
 		t.Fatal(err)
 	}
 	raised := map[string]string{}
-	for _, file := range []string{"report.go", "destination.go", "southbound.go", "tunnel.go", "intake.go", "identity.go", "hold.go"} {
+	for _, file := range []string{"report.go", "destination.go", "southbound.go", "tunnel.go", "intake.go", "identity.go", "health.go", "hold.go"} {
 		source, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

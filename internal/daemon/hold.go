@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/internal/config"
@@ -15,49 +16,131 @@ import (
 // back, the gateway says on its status socket what is wrong and what to do, and
 // tries again. Other errors are those of New.
 func Start(ctx context.Context, c *config.Config, o Options) (*Daemon, error) {
-	began := o.filled().Now()
+	h := newHeld(o.filled(), c)
+	defer h.end()
+	slow := time.AfterFunc(h.options.HoldPeriod, h.begin)
+	defer slow.Stop()
 	for {
-		d, err := New(c, o)
-		if e, ok := errors.AsType[*tpm.Error](err); ok {
-			h := &held{options: o.filled(), gateway: c.Gateway.Name, fault: e, since: began}
-			if err := h.wait(ctx, c); err != nil {
-				return nil, err
-			}
-			if o.Load != nil { // the file may have been mended
-				if again, err := o.Load(); err == nil {
-					c = again
-				}
-			}
-			continue
+		d, err := prepare(ctx, h.config(), o)
+		e, ok := errors.AsType[*tpm.Error](err)
+		switch {
+		case ctx.Err() != nil && err != nil:
+			return nil, ctx.Err()
+		case !ok && err != nil:
+			return nil, err
+		case !ok:
+			slow.Stop()
+			h.end() // its socket is needed
+			return d.complete()
 		}
-		return d, err
+		if err := h.wait(ctx, e); err != nil {
+			return nil, err
+		}
 	}
 }
 
-// held is a gateway that cannot begin.
+// held is a gateway that cannot begin. It answers on the status socket.
 type held struct {
 	options Options
-	gateway string
-	fault   *tpm.Error
 	since   time.Time
+
+	mu     sync.Mutex
+	c      *config.Config
+	fault  *tpm.Error
+	stop   context.CancelFunc // of what serves; nil: nothing does
+	served chan error
+	over   bool
 }
 
-// wait answers on the status socket for a while.
-func (h *held) wait(ctx context.Context, c *config.Config) error {
-	h.options.Log.Error("the key of the spool cannot be had; gatewayd waits for the TPM", "error", h.fault)
-	server, err := status.Listen(c.Gateway.StatusSocket, h, nothing{}, h.options.Log)
+func newHeld(o Options, c *config.Config) *held {
+	silent := &tpm.Error{Fault: tpm.Busy, What: "open the spool", Address: c.Identity.TPM, Err: errors.New("it has not given the key of the spool yet")}
+	return &held{options: o, since: o.Now(), c: c, fault: silent}
+}
+
+func (h *held) config() *config.Config {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.c
+}
+
+// begin opens the status socket, unless it is open already.
+func (h *held) begin() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stop != nil || h.over {
+		return
+	}
+	server, err := status.Listen(h.c.Gateway.StatusSocket, h, nothing{}, h.options.Log)
+	h.served = make(chan error, 1)
+	var ctx context.Context
+	ctx, h.stop = context.WithCancel(context.Background())
 	if err != nil {
-		return err
+		h.served <- err
+		return
 	}
-	defer server.Close()
-	h.options.Notify("READY=1\nSTATUS=" + h.line() + "\nWATCHDOG=1")
-	limited, cancel := context.WithTimeout(ctx, h.options.HoldPeriod)
-	defer cancel()
-	err = server.Serve(limited)
-	if ctx.Err() != nil {
+	go func() {
+		err := server.Serve(ctx)
+		server.Close()
+		h.served <- err
+	}()
+	go h.feed(ctx)
+}
+
+// feed feeds the watchdog: to start the process anew would change nothing.
+func (h *held) feed(ctx context.Context) {
+	for ctx.Err() == nil {
+		h.options.Notify("WATCHDOG=1")
+		pause(ctx, h.options.Period)
+	}
+}
+
+// end closes it. It is not opened again.
+func (h *held) end() {
+	h.mu.Lock()
+	stop := h.stop
+	h.over, h.stop = true, nil
+	h.mu.Unlock()
+	if stop != nil {
+		stop()
+		<-h.served
+	}
+}
+
+// wait tells of a fault, and returns when it is time to try again.
+func (h *held) wait(ctx context.Context, fault *tpm.Error) error {
+	h.mu.Lock()
+	told := h.fault.Error() == fault.Error()
+	h.fault = fault
+	h.mu.Unlock()
+	h.begin()
+	if !told {
+		h.options.Log.Error("the key of the spool cannot be had; gatewayd waits for the TPM", "error", fault)
+		h.options.Notify("READY=1\nSTATUS=" + h.line())
+	}
+	again := time.NewTimer(h.options.HoldPeriod)
+	defer again.Stop()
+	select {
+	case <-ctx.Done():
 		return ctx.Err()
+	case err := <-h.served:
+		h.served <- nil
+		return err
+	case <-again.C:
 	}
-	return err
+	h.reload()
+	return nil
+}
+
+// reload reads the configuration again: it may have been mended.
+func (h *held) reload() {
+	if h.options.Load == nil {
+		return
+	}
+	if c, err := h.options.Load(); err == nil {
+		h.mu.Lock()
+		h.c = c
+		h.mu.Unlock()
+	}
 }
 
 func (h *held) line() string {
@@ -70,12 +153,14 @@ func (h *held) Live() error { return nil }
 
 // Report says what is wrong and nothing else.
 func (h *held) Report() status.Report {
-	r := status.Report{Gateway: h.gateway, Now: h.options.Now(), Started: h.since, Build: h.options.Build,
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := status.Report{Gateway: h.c.Gateway.Name, Now: h.options.Now(), Started: h.since, Build: h.options.Build,
 		Ports: []status.Port{}, Destinations: []status.Destination{}, Reloads: map[string]uint64{}}
 	c := conditions{report: &r}
-	c.tpm(h.fault, h.since)
+	c.tpm(h.fault, whole, h.since)
 	c.raise(status.Down, "spool-sealed", "", h.since, "The spool is sealed by the TPM and cannot be opened: nothing is read from the devices until it can.",
-		"Mend what is said about the TPM. If its secrets are gone for good, gatewayd enroll reset --abandon-spool begins a new spool.")
+		"Mend what is said about the TPM. If its secrets are gone for good, begin anew, with a new spool; the old one is put aside unread: "+tpm.AnewWithout+".")
 	r.Judge()
 	return r
 }

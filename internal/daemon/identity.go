@@ -3,12 +3,11 @@ package daemon
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -78,23 +77,9 @@ func (d *Daemon) stored(c *config.Config, store string) (tls.Certificate, error)
 	}
 	pair, err := a.Identity(slots.Current)
 	if err == nil {
-		pair.PrivateKey = counted{pair.PrivateKey.(crypto.Signer), d.watch}
+		pair.PrivateKey = heeded{pair.PrivateKey.(*tpm.Key), store, d.watch.health}
 	}
 	return pair, err
-}
-
-// counted is a key whose failures are counted.
-type counted struct {
-	crypto.Signer
-	watch *identityUnit
-}
-
-func (k counted) Sign(random io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, error) {
-	signature, err := k.Signer.Sign(random, digest, o)
-	if err != nil {
-		k.watch.failed(err)
-	}
-	return signature, err
 }
 
 // An identityUnit looks after the TPM and the slots: it notices what gatewayd
@@ -103,21 +88,17 @@ func (k counted) Sign(random io.Reader, digest []byte, o crypto.SignerOpts) ([]b
 type identityUnit struct {
 	d         *Daemon
 	applicant *enroll.Applicant
+	health    *health
 
-	mu          sync.Mutex
-	description tpm.Description
-	fault       *tpm.Error // nil: the TPM is fine
-	since       time.Time  // of the fault
-	errors      map[string]uint64
-	signed      northbound.Histogram
-	slots       keystore.Slots
-	broken      error // why the slots cannot be read
-	stamp       string
-	swapped     time.Time // since when the current slot is in use
-	unused      bool      // it could not be put to use: what platforms answer is not about it
-	trial       attempt   // of the next slot
-	renewal     attempt
-	reverted    bool // the platforms refused the current slot, and the previous one is back
+	mu       sync.Mutex
+	slots    keystore.Slots
+	broken   error // why the slots cannot be read
+	stamp    string
+	swapped  time.Time // since when the current slot is in use
+	unused   bool      // it could not be put to use: what platforms answer is not about it
+	trial    attempt   // of the next slot
+	renewal  attempt
+	reverted bool // the platforms refused the current slot, and the previous one is back
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -140,7 +121,7 @@ func (a *attempt) failed(now time.Time, err error, pause time.Duration) {
 }
 
 func newIdentityUnit(d *Daemon) *identityUnit {
-	return &identityUnit{d: d, errors: map[string]uint64{}, signed: northbound.NewHistogram(), done: make(chan struct{})}
+	return &identityUnit{d: d, health: newHealth(d.options.Now), done: make(chan struct{})}
 }
 
 // openTPM prepares for the TPM of a configuration whose key is in one.
@@ -150,7 +131,7 @@ func (d *Daemon) openTPM(c *config.Config) (err error) {
 	}
 	d.watch = newIdentityUnit(d)
 	o := d.options.TPM
-	o.Log, o.Signed = d.log, d.watch.took
+	o.Log, o.Signed = d.log, d.watch.health.took
 	if d.tpm, err = enroll.OpenTPM(c, o); err != nil {
 		return &ConfigError{err}
 	}
@@ -162,11 +143,11 @@ func (d *Daemon) openTPM(c *config.Config) (err error) {
 	return nil
 }
 
-// stamps change when any of the stores does.
+// stamps change when any of the stores does, or the approvals.
 func (u *identityUnit) stamps() string { return u.stampsOf(u.d.configuration()) }
 
 func (u *identityUnit) stampsOf(c *config.Config) string {
-	all := u.applicant.Store.Stamp()
+	all := u.applicant.Store.Stamp() + stampOf(c.Identity.PolicyApprovals)
 	if c.Southbound == nil {
 		return all
 	}
@@ -178,6 +159,15 @@ func (u *identityUnit) stampsOf(c *config.Config) string {
 	return all
 }
 
+// stampOf changes when a file does.
+func stampOf(file string) string {
+	info, err := os.Stat(file)
+	if err != nil {
+		return ";"
+	}
+	return fmt.Sprintf("%d.%d;", info.ModTime().UnixNano(), info.Size())
+}
+
 func (u *identityUnit) stop()                  { u.cancel() }
 func (u *identityUnit) ended() <-chan struct{} { return u.done }
 
@@ -187,22 +177,32 @@ func (u *identityUnit) start(ctx context.Context) {
 		defer close(u.done)
 		for ctx.Err() == nil {
 			u.tick(ctx)
-			pause(ctx, u.d.options.IdentityPeriod)
+			u.wait(ctx)
 		}
 	}()
 }
 
-// took is told of each signature.
-func (u *identityUnit) took(t time.Duration) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.signed.Add(t)
-}
-
-func (u *identityUnit) failed(err error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.errors[string(tpm.FaultOf(err))]++
+// wait waits for the next look. A TPM in trouble is looked at again sooner, and
+// once it is well, the platforms are tried at once.
+func (u *identityUnit) wait(ctx context.Context) {
+	period := u.d.options.IdentityPeriod
+	next := time.NewTimer(period)
+	defer next.Stop()
+	for {
+		if !u.health.well() {
+			next.Reset(min(period, askAgain))
+		}
+		select {
+		case <-u.health.turned:
+			if u.health.well() {
+				u.d.resume()
+			}
+			continue
+		case <-next.C:
+		case <-ctx.Done():
+		}
+		return
+	}
 }
 
 // tick is one look at everything.
@@ -218,36 +218,6 @@ func (u *identityUnit) tick(ctx context.Context) {
 	default:
 		u.settle(slots)
 		u.renew(ctx, slots)
-	}
-}
-
-// examine asks the TPM. Once it is well again, the platforms are tried at once.
-func (u *identityUnit) examine(ctx context.Context) {
-	description, err := u.d.tpm.Describe(ctx)
-	if ctx.Err() != nil {
-		return
-	}
-	e, _ := errors.AsType[*tpm.Error](err)
-	u.mu.Lock()
-	was := u.fault
-	u.fault = e
-	if e == nil {
-		u.description = description
-	} else if was == nil || was.Fault != e.Fault {
-		u.since = u.d.options.Now()
-	}
-	u.mu.Unlock()
-	if was != nil && e == nil {
-		u.d.resume()
-	}
-}
-
-// resume has all platforms tried now.
-func (d *Daemon) resume() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, t := range d.destinations {
-		t.client.Resume()
 	}
 }
 
@@ -280,7 +250,7 @@ func (u *identityUnit) adopt(sure bool) {
 	u.swapped, u.unused = u.d.options.Now(), err != nil
 	u.mu.Unlock()
 	if err != nil && !told {
-		u.d.log.Error("the new certificate cannot be used; the one before goes on", "error", err, "next", "look with gatewayd enroll status")
+		u.d.log.Error("what the slots and the approvals hold now cannot be used; what was in use goes on", "error", err, "next", "look with gatewayd enroll status")
 	}
 }
 
@@ -362,8 +332,8 @@ func (d *Daemon) targets() (all []target) {
 	return all
 }
 
-// doubt is how long every platform has to refuse a new certificate before the one
-// before comes back.
+// doubt is how long every platform has to refuse a new certificate, without a
+// break, before the one before comes back.
 const doubt = 10 * time.Minute
 
 // settle lets go of the previous certificate after the first acknowledgement with
@@ -389,7 +359,7 @@ func (u *identityUnit) settle(slots keystore.Slots) {
 			u.d.log.Error("the certificate before cannot be removed", "error", err)
 		}
 		u.adopt(false)
-	case refused && now.Sub(since) > doubt && now.Before(slots.Previous.NotAfter()):
+	case refused > doubt && now.Before(slots.Previous.NotAfter()):
 		if err := u.applicant.Store.Revert(); err != nil {
 			u.d.log.Error("the certificate before cannot be brought back", "error", err)
 			return
@@ -401,16 +371,23 @@ func (u *identityUnit) settle(slots keystore.Slots) {
 	}
 }
 
-// heard reports whether a platform acknowledged a message since then, and whether
-// all of them refuse us.
-func (d *Daemon) heard(since time.Time) (good, refused bool) {
+// heard reports whether a platform acknowledged a message since then, and for how
+// long all of them have refused our certificate, one and the same time after
+// another: what a rule of ours refuses, or our own key, says nothing about it.
+func (d *Daemon) heard(since time.Time) (good bool, refused time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	refused = len(d.destinations) > 0
+	refused = d.options.Now().Sub(since)
+	if len(d.destinations) == 0 {
+		refused = 0
+	}
 	for _, u := range d.destinations {
 		s := u.client.Status()
 		good = good || s.LastAck.After(since)
-		refused = refused && s.State == northbound.Refused
+		if s.State != northbound.Refused || !s.Declined {
+			refused = 0
+		}
+		refused = min(refused, d.options.Now().Sub(s.Since))
 	}
 	return good, refused
 }
@@ -468,30 +445,19 @@ func (d *Daemon) configuration() *config.Config {
 func (u *identityUnit) report(r *status.Report) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	i := &status.Identity{Place: "tpm", Address: u.d.tpm.Address(), Manufacturer: u.description.Manufacturer, Firmware: u.description.Firmware,
-		Errors: map[string]uint64{}, Signatures: status.Durations(u.signed.Clone()), Slots: []status.Slot{}}
-	for fault, n := range u.errors {
-		i.Errors[fault] = n
-	}
+	i := &status.Identity{Place: "tpm", Address: u.d.tpm.Address(), Slots: []status.Slot{}}
+	u.health.report(i)
 	for _, s := range enroll.Table(u.slots, r.Now) {
 		i.Slots = append(i.Slots, status.Slot{Slot: s.Slot, Key: s.Key, Kind: s.Kind, Issuer: s.Issuer, NotAfter: s.NotAfter})
 	}
 	r.Identity = i
 }
 
-// severe are the faults with which no new session can be had.
-var severe = []tpm.Fault{tpm.Absent, tpm.Forbidden, tpm.Cleared, tpm.Replaced, tpm.Failing, tpm.Foreign, tpm.Tampered, tpm.Refused}
-
 // raise raises the conditions of the identity.
 func (u *identityUnit) raise(c *conditions) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if e := u.fault; e != nil {
-		c.tpm(e, u.since)
-	} else if u.description.Lockout {
-		c.raise(status.Degraded, string(tpm.LockedOut), "", time.Time{}, "The TPM is in lockout after too many wrong authorisations; the gateway's own keys are exempt from it and go on.",
-			"Find out who tries passwords at the TPM; it recovers by itself, or with tpm2_dictionarylockout --clear-lockout.")
-	}
+	u.health.raise(c)
 	if u.broken != nil {
 		c.raise(status.Down, "identity-unreadable", "", time.Time{}, "The slots of the identity cannot be read: "+u.broken.Error()+".", "Run gatewayd enroll status.")
 	}
@@ -500,7 +466,7 @@ func (u *identityUnit) raise(c *conditions) {
 	}
 	if s := u.slots.Current; s != nil && s.Fault != nil {
 		if e, ok := errors.AsType[*tpm.Error](s.Fault); ok {
-			c.tpm(e, time.Time{})
+			c.tpm(e, enroll.Device, time.Time{})
 		}
 	}
 	if u.broken == nil && u.slots.Current == nil {
@@ -508,14 +474,6 @@ func (u *identityUnit) raise(c *conditions) {
 			"Run gatewayd enroll init, and follow its next steps.")
 	}
 	u.raiseRenewal(c)
-}
-
-func (c *conditions) tpm(e *tpm.Error, since time.Time) {
-	verdict := status.Degraded
-	if slices.Contains(severe, e.Fault) {
-		verdict = status.Down
-	}
-	c.raise(verdict, string(e.Fault), "", since, fmt.Sprintf("The TPM at %s: %v.", e.Address, e.Err), sentence(e.Next()))
 }
 
 func (u *identityUnit) raiseRenewal(c *conditions) {

@@ -304,6 +304,7 @@ func TestACertificateThatNoPlatformTakesIsNotUsed(t *testing.T) {
 // comes back.
 func TestTheCertificateBeforeComesBackWhenAllRefuseTheNewOne(t *testing.T) {
 	h := newSealedHouse(t)
+	ahead := h.clock()
 	h.start()
 	h.enroll()
 	h.delivers(61)
@@ -320,13 +321,13 @@ func TestTheCertificateBeforeComesBackWhenAllRefuseTheNewOne(t *testing.T) {
 	}
 	h.restart()
 	h.bedside.say(t, "/dev/bed1", "HR 62")
-	u := h.daemon.watch
-	eventually(t, "condition certificate-reverted", func() bool {
-		u.mu.Lock()
-		u.swapped = time.Now().Add(-2 * doubt) // anew: each look that finds the slots changed begins to count
-		u.mu.Unlock()
-		return h.raised("certificate-reverted", "")
-	})
+	h.raises("platform-refused", "platform")
+	eventually(t, "the platform declines", func() bool { return h.daemon.client().Status().Declined })
+	if h.raised("certificate-reverted", "") {
+		t.Fatal("the platform has not had its time to refuse")
+	}
+	ahead.Store(int64(doubt + time.Minute))
+	h.raises("certificate-reverted", "")
 	if s := h.slots(); !s.Current.Chain[0].Equal(good) {
 		t.Error("another certificate is in use")
 	}
@@ -354,7 +355,7 @@ func TestACertificateThatCannotBePutToUseIsTakenUpLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.restart()
-	const fault = "the new certificate cannot be used"
+	const fault = "hold now cannot be used"
 	eventually(t, "the fault in the log", func() bool { return strings.Contains(h.log.String(), fault) })
 	for value := range 5 {
 		h.delivers(62 + value)

@@ -8,13 +8,17 @@ import (
 	"slices"
 
 	"github.com/bedside-gateway/gatewayd/internal/config"
+	"github.com/bedside-gateway/gatewayd/internal/enroll"
 	"github.com/bedside-gateway/gatewayd/keystore"
+	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 )
 
 // A plan is what a configuration becomes: parts that go on as they are, and new
 // ones, made and not started. To make one changes nothing.
 type plan struct {
 	identity     identity
+	approvals    []tpm.Approval
+	expected     *tpm.Fingerprint // nil: as before
 	destinations []*destinationUnit
 	ports        []*portUnit
 	lanes        map[*portUnit][]*lane
@@ -27,6 +31,12 @@ func (d *Daemon) plan(c *config.Config) (*plan, error) {
 	p := &plan{lanes: map[*portUnit][]*lane{}}
 	var err error
 	if p.identity, err = d.loadIdentity(c); err != nil {
+		return nil, err
+	}
+	if p.approvals, err = enroll.Approvals(c); err != nil {
+		return nil, err
+	}
+	if p.expected, err = d.expected(c); err != nil {
 		return nil, err
 	}
 	for _, t := range c.Destinations {
@@ -188,6 +198,7 @@ func (d *Daemon) swap(c *config.Config, p *plan) {
 	d.restart = needRestart(d.config, c)
 	d.config, d.identity, d.ports, d.destinations = c, p.identity, p.ports, p.destinations
 	d.options.Level.Set(c.Gateway.LogLevel)
+	d.adoptTPM(p)
 	for i, u := range d.destinations {
 		u.config = c.Destinations[i]
 	}
@@ -207,6 +218,26 @@ func (d *Daemon) swap(c *config.Config, p *plan) {
 		if p.southbound != nil {
 			p.southbound.start(d.last)
 		}
+	}
+}
+
+// expected is the TPM that the keys are in, once it is known.
+func (d *Daemon) expected(c *config.Config) (*tpm.Fingerprint, error) {
+	if d.tpm == nil {
+		return nil, nil
+	}
+	return keystore.ReadFingerprint(enroll.Home(c))
+}
+
+// adoptTPM goes over to the approvals, and to the TPM that was enrolled with
+// meanwhile. It never goes back to any TPM.
+func (d *Daemon) adoptTPM(p *plan) {
+	if d.tpm == nil {
+		return
+	}
+	d.tpm.SetApprovals(p.approvals)
+	if p.expected != nil {
+		d.tpm.Expect(p.expected)
 	}
 }
 
@@ -261,7 +292,7 @@ func needRestart(was, is *config.Config) (keys []string) {
 		"spool.max_bytes":       was.Spool.MaxBytes == is.Spool.MaxBytes,
 		"spool.max_age":         was.Spool.MaxAge == is.Spool.MaxAge,
 		"identity.tpm": was.Identity.TPM == is.Identity.TPM && was.Identity.InsecureFileKey == is.Identity.InsecureFileKey &&
-			was.Identity.PolicySigner == is.Identity.PolicySigner && was.Identity.PolicyApprovals == is.Identity.PolicyApprovals,
+			was.Identity.PolicySigner == is.Identity.PolicySigner,
 	} {
 		if !same {
 			keys = append(keys, key)

@@ -18,6 +18,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
@@ -353,8 +354,19 @@ func (p *Platform) Kill() {
 	}
 }
 
-// Restart brings a killed platform back to the same address.
-func (p *Platform) Restart() error { return p.Listen(p.Address()) }
+// Restart brings a killed platform back to the same address. Meanwhile somebody
+// may have the port for a moment: who dials a dead port from this machine can be
+// given that very port to dial from.
+func (p *Platform) Restart() error {
+	for end := time.Now().Add(restartTime); ; time.Sleep(restartTime / 1000) {
+		err := p.Listen(p.Address())
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+const restartTime = 10 * time.Second
 
 // Close ends the platform for good: it takes no more messages, sends the
 // answers that are due, and closes the store.
