@@ -72,6 +72,16 @@ func (a *Applicant) nextCSR() string {
 	return upper(a.byHand()) + "."
 }
 
+// NextInstall is the step after a request was printed.
+func (a *Applicant) NextInstall() string {
+	return fmt.Sprintf("Give this request to a CA, then install what it issues: %s.", a.command("install FILE"))
+}
+
+// NextWrap is the step after the storage key was printed (tpm.TPM.Parent).
+func (a *Applicant) NextWrap() string {
+	return fmt.Sprintf("Have the PKI wrap the key to this, then import what it gives, with its certificates: %s.", a.command("import FILE"))
+}
+
 // nextRenewal is the step to another certificate.
 func (a *Applicant) nextRenewal() string {
 	if a.Answers {
@@ -92,6 +102,8 @@ func (a *Applicant) Init(ctx context.Context) (Outcome, error) {
 	switch {
 	case waits(all.Next):
 		return Outcome{Done: "A key waits for its certificate already.", Next: a.nextCSR()}, a.try(ctx, all.Next)
+	case waits(all.Current) && all.Current.Damage != nil:
+		return Outcome{Done: "The key is there, and its certificate is of no use: " + all.Current.Damage.Error() + ".", Next: a.next(all)}, a.try(ctx, all.Current)
 	case waits(all.Current): // its certificate was lost
 		return Outcome{Done: "The key is there, and its certificate is not.", Next: a.nextCSR()}, a.try(ctx, all.Current)
 	case all.Current != nil:
@@ -196,6 +208,16 @@ func (a *Applicant) request(ctx context.Context, slot *keystore.Slot) ([]byte, e
 
 // waits reports whether a slot is a key without a certificate.
 func waits(s *keystore.Slot) bool { return s != nil && s.Chain == nil }
+
+// holds reports whether a slot is a key with its certificate.
+func holds(s *keystore.Slot) bool { return s != nil && s.Chain != nil && s.Fault == nil }
+
+// known reports whether a key is in use, or waits to be.
+func known(slots keystore.Slots, key crypto.PublicKey) bool {
+	return slices.ContainsFunc([]*keystore.Slot{slots.Current, slots.Next}, func(s *keystore.Slot) bool {
+		return s != nil && s.Public != nil && keystore.Mark(s.Public) == keystore.Mark(key)
+	})
+}
 
 func parseRequest(text []byte) (*x509.CertificateRequest, error) {
 	b, _ := pem.Decode(text)

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"slices"
 	"strings"
 
 	"github.com/bedside-gateway/gatewayd/keystore"
@@ -46,9 +45,6 @@ func (a *Applicant) Import(ctx context.Context, text []byte, piped bool) (Outcom
 	if err != nil {
 		return Outcome{}, err
 	}
-	if err := a.Recognise(ctx); err != nil {
-		return Outcome{}, err
-	}
 	return a.take(ctx, p.wrapped, p.certificates)
 }
 
@@ -74,8 +70,9 @@ func (a *Applicant) wrap(ctx context.Context, text []byte) ([]byte, error) {
 	return Wrap(parent, text)
 }
 
-// take imports a wrapped key and installs its certificates. The same key again
-// changes nothing.
+// take imports a wrapped key and installs its certificates. All is judged before
+// anything is kept: what waits is given up for a key that will do and no other.
+// The same key again changes nothing.
 func (a *Applicant) take(ctx context.Context, wrapped []byte, certs []*x509.Certificate) (Outcome, error) {
 	loadable, err := a.TPM.Import(ctx, wrapped)
 	if err != nil {
@@ -86,33 +83,44 @@ func (a *Applicant) take(ctx context.Context, wrapped []byte, certs []*x509.Cert
 		return Outcome{}, err
 	}
 	defer key.Release(ctx)
-	if len(certs) > 0 && !slices.ContainsFunc(certs, func(c *x509.Certificate) bool { return keystore.Matches(key.Public(), c) }) {
-		return Outcome{}, errForeign
-	}
-	o, err := a.keepImported(key, loadable)
-	if err != nil || len(certs) == 0 {
-		return o, err
-	}
-	i, err := a.install(certs)
-	i.Changed = i.Changed || o.Changed
-	return i, err
-}
-
-func (a *Applicant) keepImported(key crypto.Signer, loadable []byte) (Outcome, error) {
 	slots, err := a.Store.Read()
 	if err != nil {
 		return Outcome{}, err
 	}
-	for _, s := range []*keystore.Slot{slots.Current, slots.Next} {
-		if s != nil && s.Public != nil && keystore.Mark(s.Public) == keystore.Mark(key.Public()) {
-			return Outcome{Done: "The key was imported already.", Next: a.nextCSR()}, nil
-		}
+	if len(certs) > 0 {
+		return a.takePair(ctx, slots, key, loadable, certs)
+	}
+	if known(slots, key.Public()) {
+		return Outcome{Done: "The key was imported already.", Next: a.nextCSR()}, nil
+	}
+	if err := a.Recognise(ctx); err != nil {
+		return Outcome{}, err
 	}
 	o, err := a.keep(key, loadable)
 	if err == nil {
 		o.Done = fmt.Sprintf("The key was imported into the TPM: %s.", keystore.Mark(key.Public()))
 	}
 	return o, err
+}
+
+func (a *Applicant) takePair(ctx context.Context, slots keystore.Slots, key crypto.Signer, loadable []byte, certs []*x509.Certificate) (Outcome, error) {
+	chain := chainFor(key.Public(), certs)
+	switch {
+	case chain == nil:
+		return Outcome{}, errForeign
+	case known(slots, key.Public()):
+		return a.install(certs)
+	}
+	request, err := keystore.Request(key, a.Subject)
+	if err != nil {
+		return Outcome{}, err
+	}
+	return a.put(chain, func(text []byte) (string, error) {
+		if err := a.Recognise(ctx); err != nil {
+			return "", err
+		}
+		return a.Store.InstallPair(loadable, request, text)
+	})
 }
 
 var errForeign = errors.New("the certificates are for another key than the one beside them")
@@ -135,12 +143,12 @@ func wrap(parent, text []byte) ([]byte, error) {
 	case len(p.certificates) == 0:
 		return tpm.Wrap(parent, p.clear)
 	}
-	i := slices.IndexFunc(p.certificates, func(c *x509.Certificate) bool { return keystore.Matches(p.clear.Public(), c) })
-	if i < 0 {
+	chain := chainFor(p.clear.Public(), p.certificates)
+	if chain == nil {
 		return nil, errForeign
 	}
 	wrapped, err := tpm.Wrap(parent, p.clear)
-	return append(wrapped, encode(follow(p.certificates[i], p.certificates))...), err
+	return append(wrapped, encode(chain)...), err
 }
 
 // ClearKey is the one key in text (PEM, in the clear).

@@ -154,17 +154,27 @@ func (b *box) holdsNoneOf(key crypto.Signer) {
 }
 
 func TestWhatIsNoKeyForThisTPMIsRefused(t *testing.T) {
-	b, other := newBox(t, tpm.P256), newBox(t, tpm.P256)
-	b.enroll()
+	b, other, small := newBox(t, tpm.P256), newBox(t, tpm.P256), newSmallCA(t)
 	key, second := p256(t), p256(t)
 	locked := &pem.Block{Type: "EC PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-128-CBC,00"}, Bytes: []byte("sealed")}
 	elsewhere := must(Wrap(must(other.TPM.Parent(b.ctx()))(t), pkcs8(t, key)))(t)
 	damaged, _ := pem.Decode(must(Wrap(must(b.TPM.Parent(b.ctx()))(t), pkcs8(t, key)))(t))
 	damaged.Bytes[len(damaged.Bytes)-1] ^= 1
-	for name, c := range map[string]struct {
+	certified := func(change func(*x509.Certificate)) []byte {
+		return join(pkcs8(t, key), encode([]*x509.Certificate{small.device(key.Public(), change), small.cert}))
+	}
+	refused := map[string]struct {
 		text []byte
 		word string
 	}{
+		"the certificate of another gateway": {certified(func(c *x509.Certificate) { c.Subject.CommonName = "FEDCBA9876543210" }), "platforms know this gateway as"},
+		"an expired certificate": {certified(func(c *x509.Certificate) {
+			c.NotBefore, c.NotAfter = b.now.AddDate(0, 0, -9), b.now.AddDate(0, 0, -2)
+		}), "the certificate expired on"},
+		"a certificate for servers":            {certified(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }), "is not for TLS clients"},
+		"the certificate of a CA":              {certified(func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true }), "is that of a CA"},
+		"a certificate without its issuing CA": {join(pkcs8(t, key), encode(b.certify(key)[:1])), "is missing"},
+
 		"encrypted":                      {inPEM("ENCRYPTED PRIVATE KEY", []byte("sealed")), "the key is encrypted: decrypt it into a pipe"},
 		"encrypted in the old way":       {pem.EncodeToMemory(locked), "the key is encrypted"},
 		"damaged":                        {inPEM("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(key))(t)[:50]), "the key is damaged: copy it anew"},
@@ -180,16 +190,29 @@ func TestWhatIsNoKeyForThisTPMIsRefused(t *testing.T) {
 		"a curve that is not used":       {pkcs8(t, must(ecdsa.GenerateKey(elliptic.P521(), rand.Reader))(t)), "P-256 or P-384"},
 		"RSA of another length":          {pkcs8(t, must(rsa.GenerateKey(rand.Reader, 3072))(t)), "2048 bits"},
 		"a damaged certificate":          {join(inPEM("CERTIFICATE", []byte("none")), pkcs8(t, key)), "PEM block 1"},
+	}
+	for _, state := range []struct {
+		name   string
+		become func() // from the one before
+	}{
+		{"on a new box", func() {}},
+		{"where a key waits for its certificate", func() { b.init() }},
+		{"where a certificate is in use", func() { b.enrolled() }},
+		{"where another key waits", func() { must(b.NewKey(b.ctx()))(t) }},
+		{"where a certificate waits", func() { must(b.Install(encode(b.issue())))(t) }},
 	} {
-		t.Run(name, func(t *testing.T) {
-			err := b.unchanged(func() (Outcome, error) { return b.Import(b.ctx(), c.text, true) })
-			wantError(t, err, c.word)
-			for _, secret := range secrets(t, key) {
-				if err != nil && strings.Contains(err.Error(), string(secret)) {
-					t.Error("the error quotes the key")
+		state.become()
+		for name, c := range refused {
+			t.Run(name+", "+state.name, func(t *testing.T) {
+				err := b.unchanged(func() (Outcome, error) { return b.Import(b.ctx(), bytes.Clone(c.text), true) })
+				wantError(t, err, c.word)
+				for _, secret := range secrets(t, key) {
+					if err != nil && strings.Contains(err.Error(), string(secret)) {
+						t.Error("the error quotes the key")
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 	clear := pkcs8(t, key)
 	wantError(t, b.unchanged(func() (Outcome, error) { return b.Import(b.ctx(), clear, false) }), "the key is in the clear, in a file on this box: remove the file")

@@ -34,11 +34,16 @@ func (a *Applicant) install(all []*x509.Certificate) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
+	return a.put(chain, a.Store.Install)
+}
+
+// put judges a chain, and installs it then.
+func (a *Applicant) put(chain []*x509.Certificate, install func([]byte) (string, error)) (Outcome, error) {
 	if err := a.judge(chain); err != nil {
 		return Outcome{}, err
 	}
 	before := a.Store.Stamp()
-	slot, err := a.Store.Install(encode(chain))
+	slot, err := install(encode(chain))
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -118,11 +123,19 @@ func order(slots *keystore.Slots, all []*x509.Certificate) ([]*x509.Certificate,
 		return nil, ErrNotBegun
 	}
 	for _, key := range keys {
-		if i := slices.IndexFunc(all, func(c *x509.Certificate) bool { return keystore.Matches(key, c) }); i >= 0 {
-			return follow(all[i], all), nil
+		if chain := chainFor(key, all); chain != nil {
+			return chain, nil
 		}
 	}
 	return nil, fmt.Errorf("none of the %d certificates is for a key of this gateway (%s): have one issued for the request of gatewayd enroll csr", len(all), keystore.Mark(keys[0]))
+}
+
+// chainFor is the certificate for a key with its issuers; nil where there is none.
+func chainFor(key crypto.PublicKey, all []*x509.Certificate) []*x509.Certificate {
+	if i := slices.IndexFunc(all, func(c *x509.Certificate) bool { return keystore.Matches(key, c) }); i >= 0 {
+		return follow(all[i], all)
+	}
+	return nil
 }
 
 // follow puts the issuers behind a certificate, as far as they are there. A root

@@ -103,6 +103,12 @@ func (c *smallCA) issue(template *x509.Certificate, key any) *x509.Certificate {
 	return must(x509.ParseCertificate(der))(c.t)
 }
 
+func (c *smallCA) roots() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(c.cert)
+	return pool
+}
+
 func (c *smallCA) device(key any, change func(*x509.Certificate)) *x509.Certificate {
 	c.t.Helper()
 	template := &x509.Certificate{Subject: pkix.Name{CommonName: pki.DefaultDevice.String()}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, KeyUsage: x509.KeyUsageDigitalSignature}

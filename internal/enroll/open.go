@@ -11,6 +11,7 @@ import (
 
 	"github.com/bedside-gateway/gatewayd/internal/config"
 	"github.com/bedside-gateway/gatewayd/keystore"
+	"github.com/bedside-gateway/gatewayd/keystore/est"
 	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 )
 
@@ -119,5 +120,10 @@ func Authority(c *config.Config) (CA, error) {
 	if err != nil {
 		return CA{}, fmt.Errorf("roots of the CA: %s %w", c.Identity.ESTTrust, err)
 	}
+	client, err := est.New(est.Options{URL: c.Identity.ESTURL, Roots: roots})
+	if err != nil {
+		return CA{}, err
+	}
+	client.Close() // another one is made for each request, with what it has to show
 	return CA{URL: c.Identity.ESTURL, Roots: roots}, nil
 }

@@ -1,156 +1,166 @@
 package enroll
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/keystore/attest"
 	"github.com/bedside-gateway/gatewayd/keystore/est"
-	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 )
 
-// A CA is one that issues by itself.
-type CA struct {
-	URL   string // https://HOST[:PORT]; for EST with the label of a CA behind it where there is one
-	Roots *x509.CertPool
-	// Credential gives user and password for the first certificate, or for one
-	// after the last has expired; nil: there is none.
-	Credential func() (user, password string, err error)
-}
-
 // Renew has a certificate issued over EST (RFC 7030) for a new key, or for the
-// one that waits for its certificate: with the current certificate where that is
-// valid, else with the credential.
+// one that waits for its certificate: by the credential where one is given, else
+// by the current certificate.
 func (a *Applicant) Renew(ctx context.Context, ca CA) (Outcome, error) {
-	slots, request, err := a.waiting(ctx)
-	if err != nil {
-		return Outcome{}, err
-	}
-	chain, err := a.issue(ctx, ca, slots.Current, request)
-	if err != nil {
-		return Outcome{}, err
-	}
-	return a.install(chain)
+	return a.ask(ctx, func(current, wanted *keystore.Slot, request []byte) ([]*x509.Certificate, error) {
+		c, ask, err := a.client(ca, current)
+		if err != nil {
+			return nil, err
+		}
+		defer c.Close()
+		chain, err := ask(c, ctx, request)
+		if err == nil && len(chain) == 1 { // the issuing CA is a root, which est leaves out, and B16 wants it shown
+			var cas []*x509.Certificate
+			cas, err = c.CACerts(ctx)
+			chain = append(chain, cas...)
+		}
+		return chain, a.fault(ca, err)
+	})
 }
 
-// waiting are the slots, with a key in the next one that has no certificate yet,
-// and its request in DER.
-func (a *Applicant) waiting(ctx context.Context) (slots keystore.Slots, request []byte, err error) {
-	slots, err = a.Store.Read()
+// client is the way to the CA, and what to ask it for. With a credential no
+// certificate is shown in TLS, although there may be one: a CA that takes it does
+// not ask for the password (RFC 7030, section 3.3.2), and one that refuses it
+// ends the handshake before it could (section 3.2.3: HTTP authentication as the
+// fallback where certificates cannot be used). An expired certificate is shown
+// where there is nothing else: few CAs take one, and to try costs nothing.
+func (a *Applicant) client(ca CA, current *keystore.Slot) (c *est.Client, ask func(*est.Client, context.Context, []byte) ([]*x509.Certificate, error), err error) {
+	o := est.Options{URL: ca.URL, Roots: ca.Roots, Credential: ca.Credential, Now: a.Now}
+	ask = (*est.Client).SimpleEnroll
+	if ca.Credential == nil {
+		if current == nil || current.Chain == nil {
+			return nil, nil, errors.New("there is no certificate yet to authenticate with: give the bootstrap credential of the CA with --user and --password-file")
+		}
+		id, err := a.Identity(current)
+		if err != nil {
+			return nil, nil, err
+		}
+		o.Identity, ask = &id, (*est.Client).SimpleReenroll
+	}
+	c, err = est.New(o)
+	return c, ask, err
+}
+
+// ask has a certificate issued for the key that waits for one, or for a new one.
+// A certificate that waits to be taken up stays until the answer is in and good:
+// the other key waits beside it meanwhile, for a CA that has to think wants to see
+// its request again (RFC 7030, section 4.2.3).
+func (a *Applicant) ask(ctx context.Context, issue func(current, wanted *keystore.Slot, request []byte) ([]*x509.Certificate, error)) (Outcome, error) {
+	slots, err := a.Store.Read()
+	if err != nil {
+		return Outcome{}, err
+	}
+	asking := a
+	if holds(slots.Next) {
+		if asking, err = a.beside(slots); err != nil {
+			return Outcome{}, err
+		}
+	}
+	wanted, request, err := asking.waiting(ctx)
+	if err != nil {
+		return Outcome{}, err
+	}
+	chain, err := issue(slots.Current, wanted, request)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if chain, err = order(&keystore.Slots{Next: wanted}, chain); err != nil {
+		return Outcome{}, err
+	}
+	o, err := a.put(chain, func(text []byte) (string, error) { return a.Store.InstallPair(wanted.KeyFile, wanted.Request, text) })
+	if err == nil && asking != a {
+		err = os.RemoveAll(asking.Store.Dir())
+	}
+	return o, err
+}
+
+// beside is where a key waits while a certificate has the next slot. What cannot
+// be read there, or is of a key that came into a slot before a power cut, is of
+// no use.
+func (a *Applicant) beside(slots keystore.Slots) (*Applicant, error) {
+	b := *a
+	b.Store = keystore.Open(filepath.Join(a.Store.Dir(), "again"))
+	left, err := b.Store.Read()
+	if err != nil || left.Next != nil && known(slots, left.Next.Public) {
+		return &b, os.RemoveAll(b.Store.Dir())
+	}
+	return &b, nil
+}
+
+// waiting is a key in the next slot that has no certificate yet, and its request
+// in DER.
+func (a *Applicant) waiting(ctx context.Context) (slot *keystore.Slot, request []byte, err error) {
+	slots, err := a.Store.Read()
 	if err == nil && (slots.Next == nil || slots.Next.Chain != nil || slots.Next.Fault != nil) {
 		if _, err = a.NewKey(ctx); err == nil {
 			slots, err = a.Store.Read()
 		}
 	}
 	if err != nil {
-		return slots, nil, err
+		return nil, nil, err
 	}
 	text, err := a.request(ctx, slots.Next)
 	if err != nil {
-		return slots, nil, err
+		return nil, nil, err
 	}
 	csr, err := parseRequest(text)
 	if err != nil {
-		return slots, nil, err
+		return nil, nil, err
 	}
-	return slots, csr.Raw, nil
-}
-
-// issue asks the CA. An expired certificate is shown only where there is no
-// credential: few CAs take one, and to try costs nothing.
-func (a *Applicant) issue(ctx context.Context, ca CA, current *keystore.Slot, request []byte) ([]*x509.Certificate, error) {
-	o := est.Options{URL: ca.URL, Roots: ca.Roots, Credential: ca.Credential, Now: a.Now}
-	again := current != nil && current.Chain != nil && (ca.Credential == nil || a.Now().Before(current.NotAfter()))
-	switch {
-	case again:
-		id, err := a.Identity(current)
-		if err != nil {
-			return nil, err
-		}
-		o.Identity, o.Credential = &id, nil
-	case ca.Credential == nil:
-		return nil, errors.New("there is no certificate yet to authenticate with: give the bootstrap credential of the CA with --user and --password-file")
-	}
-	c, err := est.New(o)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	ask := c.SimpleEnroll
-	if again {
-		ask = c.SimpleReenroll
-	}
-	chain, err := ask(ctx, request)
-	if err != nil {
-		return nil, caFault(ca.URL, err)
-	}
-	if len(chain) > 1 {
-		return chain, nil
-	}
-	// The issuing CA is a root, which est leaves out, and B16 wants it shown.
-	cas, err := c.CACerts(ctx)
-	return append(chain, cas...), err
-}
-
-// caFault says what to do about a CA that gives no answer to go by.
-func caFault(url string, err error) error {
-	if _, ok := errors.AsType[*est.Pending](err); ok {
-		return err
-	}
-	if _, ok := errors.AsType[*est.Refused](err); ok {
-		return err
-	}
-	if tpm.FaultOf(err) != "" {
-		return err
-	}
-	return fmt.Errorf("the CA at %s: %w; look in its log, and whether it speaks EST there", url, err)
+	return slots.Next, csr.Raw, nil
 }
 
 // Attest has a certificate issued by a CA that wants proof that the key is in
 // this TPM.
 func (a *Applicant) Attest(ctx context.Context, ca CA) (Outcome, error) {
-	slots, request, err := a.waiting(ctx)
-	if err != nil {
-		return Outcome{}, err
-	}
-	ak, err := a.attestationKey(ctx)
-	if err != nil {
-		return Outcome{}, err
-	}
-	client, err := est.New(est.Options{URL: ca.URL, Roots: ca.Roots, Now: a.Now})
-	if err != nil {
-		return Outcome{}, err
-	}
-	defer client.Close()
-	raw, err := attest.Enroll(ctx, client.HTTP(), ca.URL, &device{a, slots.Next, ak, request})
-	if err != nil {
-		return Outcome{}, err
-	}
-	var chain []*x509.Certificate
-	for i, der := range raw {
-		c, err := x509.ParseCertificate(der)
+	return a.ask(ctx, func(_, wanted *keystore.Slot, request []byte) ([]*x509.Certificate, error) {
+		ak, err := a.attestationKey(ctx)
 		if err != nil {
-			return Outcome{}, fmt.Errorf("certificate %d of the CA's answer cannot be read: %w", i+1, err)
+			return nil, err
 		}
-		chain = append(chain, c)
-	}
-	return a.install(chain)
+		client, err := est.New(est.Options{URL: ca.URL, Roots: ca.Roots, Now: a.Now})
+		if err != nil {
+			return nil, err
+		}
+		defer client.Close()
+		raw, err := attest.Enroll(ctx, client.HTTP(), ca.URL, &device{a, wanted, ak, request})
+		var chain []*x509.Certificate
+		for i := 0; err == nil && i < len(raw); i++ {
+			var c *x509.Certificate
+			c, err = x509.ParseCertificate(raw[i])
+			chain = append(chain, c)
+		}
+		return chain, a.fault(ca, err)
+	})
 }
 
-// attestationKey is the key file of the attestation key, which is made once.
+// attestationKey is the key file of the attestation key, which is made once, and
+// again where it is damaged.
 func (a *Applicant) attestationKey(ctx context.Context) ([]byte, error) {
 	path := filepath.Join(a.Home, "attestation.pem")
-	text, err := keystore.ReadFile(path, keystore.MaxFile)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return text, err
-	}
-	if text, err = a.TPM.AttestationKey(ctx); err != nil {
+	kept, err := keystore.ReadFile(path, keystore.MaxFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
+	}
+	text, err := a.TPM.KeepAttestationKey(ctx, kept)
+	if err != nil || bytes.Equal(text, kept) {
+		return text, err
 	}
 	return text, keystore.WriteFile(path, text)
 }

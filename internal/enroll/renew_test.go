@@ -1,13 +1,18 @@
 package enroll
 
 import (
+	"bytes"
+	"context"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"log"
+	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,9 +30,15 @@ import (
 // authority runs a CA with the hospital's PKI.
 func (b *box) authority(o ca.Options) CA {
 	b.t.Helper()
+	return b.behind(o, func(ca http.Handler) http.Handler { return ca })
+}
+
+// behind runs a CA with something in front of it.
+func (b *box) behind(o ca.Options, front func(ca http.Handler) http.Handler) CA {
+	b.t.Helper()
 	o.PKI, o.Credentials = b.pki, map[string]string{"ward": "bed side"}
 	s := must(ca.New(o))(b.t)
-	server := httptest.NewUnstartedServer(s)
+	server := httptest.NewUnstartedServer(front(s))
 	server.TLS = must(s.TLS())(b.t)
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.StartTLS()
@@ -141,23 +152,31 @@ func TestARequestThatIsPutOffIsTheSameWhenItComesAgain(t *testing.T) {
 	}
 }
 
+// manufactured is a box with a TPM that its maker certified, and a CA's options
+// that know the maker.
+func manufactured(t *testing.T, kind tpm.Kind) (*box, ca.Options) {
+	t.Helper()
+	maker, err := attesttest.Start()
+	if err != nil {
+		if os.Getenv("NEED_SWTPM") == "" {
+			t.Skip(err)
+		}
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { maker.Close() })
+	b := bare(t, kind)
+	b.config.Identity.TPM = "unix:" + maker.Socket
+	b.open()
+	between := x509.NewCertPool()
+	between.AddCert(maker.Issuer)
+	return b, ca.Options{EKRoots: maker.Roots, EKIntermediates: between, RequireAttestation: true}
+}
+
 func TestAnAttestedKeyGetsItsCertificate(t *testing.T) {
 	for _, kind := range kinds() {
 		t.Run(string(kind), func(t *testing.T) {
-			maker, err := attesttest.Start()
-			if err != nil {
-				if os.Getenv("NEED_SWTPM") == "" {
-					t.Skip(err)
-				}
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { maker.Close() })
-			b := bare(t, kind)
-			b.config.Identity.TPM = "unix:" + maker.Socket
-			b.open()
-			between := x509.NewCertPool()
-			between.AddCert(maker.Issuer)
-			authority := b.authority(ca.Options{EKRoots: maker.Roots, EKIntermediates: between, RequireAttestation: true})
+			b, policy := manufactured(t, kind)
+			authority := b.authority(policy)
 			if _, err := b.Renew(b.ctx(), authority.with("ward", "bed side")); err == nil {
 				t.Error("the CA takes a first key that was not attested")
 			}
@@ -179,6 +198,182 @@ func TestAnAttestedKeyGetsItsCertificate(t *testing.T) {
 				t.Errorf("a CA that does not know the maker: %v", err)
 			}
 		})
+	}
+}
+
+// answering answers in place of a CA, where the path ends so.
+func answering(suffix string, status int, header ...string) func(http.Handler) http.Handler {
+	return func(ca http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !strings.HasSuffix(r.URL.Path, suffix) {
+				ca.ServeHTTP(w, r)
+				return
+			}
+			for i := 0; i+1 < len(header); i += 2 {
+				w.Header().Set(header[i], header[i+1])
+			}
+			w.WriteHeader(status)
+		})
+	}
+}
+
+// A certificate that waits to be taken up is given up for one that is there, and
+// for no promise of one: whatever the CA does, and whichever way it is asked.
+func TestACertificateThatWaitsStaysUntilAnotherIsThere(t *testing.T) {
+	b, policy := manufactured(t, tpm.P256)
+	good := b.authority(policy)
+	must(b.Attest(b.ctx(), good))(t)
+	must(b.Renew(b.ctx(), good))(t)
+	waiting := b.slots().Next
+	away := good
+	away.URL = "https://127.0.0.1:1"
+	lifeless := policy
+	lifeless.Lifetime, lifeless.Now = time.Hour, func() time.Time { return time.Now().Add(-2 * time.Hour) }
+	type way = func(*Applicant, context.Context, CA) (Outcome, error)
+	for name, ask := range map[string]way{"renew": (*Applicant).Renew, "attest": (*Applicant).Attest} {
+		var requests []string
+		for state, c := range map[string]struct {
+			ca        CA
+			temporary bool
+			word      string
+		}{
+			"is away":                       {away, true, "look at the network"},
+			"has no time":                   {b.behind(policy, answering("", http.StatusServiceUnavailable)), true, "run the same command again later"},
+			"says no":                       {b.behind(policy, answering("", http.StatusForbidden)), false, "have the CA's operator admit this gateway"},
+			"is something else":             {b.behind(policy, answering("", http.StatusNotFound)), false, "check est_url"},
+			"gives nothing":                 {b.behind(policy, answering("", http.StatusOK)), false, "look in its log"},
+			"is not the one that we trust":  {CA{URL: good.URL, Roots: newSmallCA(t).roots()}, false, "est_trust"},
+			"gives what does not last":      {b.authority(lifeless), false, "expired"},
+			"does not know the certificate": {b.behind(policy, answering("reenroll", http.StatusUnauthorized)), false, "--user USER --password-file FILE"},
+		} {
+			if name == "attest" && strings.HasPrefix(state, "does not know") {
+				continue
+			}
+			t.Run(name+", the CA "+state, func(t *testing.T) {
+				_, err := ask(b.Applicant, b.ctx(), c.ca)
+				wantError(t, err, c.word)
+				e, ok := errors.AsType[*CAError](err)
+				if ok && (e.Temporary() != c.temporary || !strings.HasSuffix(err.Error(), e.Next())) || !ok && state != "gives what does not last" {
+					t.Errorf("%+v", err)
+				}
+				s := b.slots()
+				if s.Next == nil || !s.Next.Chain[0].Equal(waiting.Chain[0]) || !bytes.Equal(s.Next.KeyFile, waiting.KeyFile) {
+					t.Errorf("the slots are %+v", s)
+				}
+				beside := must(must(b.beside(s))(t).Store.Read())(t)
+				if beside.Next == nil || beside.Next.Chain != nil {
+					t.Fatalf("beside them are %+v", beside)
+				}
+				requests = append(requests, string(beside.Next.Request))
+			})
+		}
+		if slices.Sort(requests); len(slices.Compact(requests)) != 1 {
+			t.Errorf("%s: another key each time", name)
+		}
+		t.Run(name+", in the end", func(t *testing.T) {
+			if o := must(ask(b.Applicant, b.ctx(), good))(t); !o.Changed || !strings.Contains(o.Done, "next slot") {
+				t.Errorf("%+v", o)
+			}
+			s := b.slots()
+			b.has(s.Next, tpm.P256)
+			if s.Next.Chain[0].Equal(waiting.Chain[0]) || string(s.Next.Request) != requests[0] {
+				t.Error("the one before is still there, or another request was made")
+			}
+			if _, err := os.Stat(must(b.beside(s))(t).Store.Dir()); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("a key is left beside the slots: %v", err)
+			}
+			waiting = s.Next
+		})
+	}
+}
+
+// A power cut in the midst of that leaves a key beside the slots, which may be in
+// them by then, or damaged.
+func TestWhatAPowerCutLeftBesideTheSlotsIsInNobodysWay(t *testing.T) {
+	b := newBox(t, tpm.P256)
+	good := b.authority(ca.Options{})
+	must(b.Renew(b.ctx(), good.with("ward", "bed side")))(t)
+	must(b.Renew(b.ctx(), good))(t)
+	for name, leave := range map[string]func(keystore.Slots, *Applicant) error{
+		"the key that is in a slot": func(s keystore.Slots, beside *Applicant) error {
+			return beside.Store.AddKey(s.Next.KeyFile, s.Next.Request)
+		},
+		"a damaged key": func(s keystore.Slots, beside *Applicant) error {
+			return errors.Join(beside.Store.AddKey(s.Next.KeyFile, nil), os.Truncate(filepath.Join(beside.Store.Dir(), keystore.Next, "key.pem"), 9))
+		},
+		"no key at all": func(s keystore.Slots, beside *Applicant) error {
+			return errors.Join(beside.Store.AddKey(s.Next.KeyFile, nil), os.Remove(filepath.Join(beside.Store.Dir(), keystore.Next, "key.pem")))
+		},
+		"a file": func(_ keystore.Slots, beside *Applicant) error { return os.WriteFile(beside.Store.Dir(), nil, 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := b.slots()
+			if err := leave(before, must(b.beside(before))(t)); err != nil {
+				t.Fatal(err)
+			}
+			must(b.Renew(b.ctx(), good))(t)
+			after := b.slots()
+			b.has(after.Next, tpm.P256)
+			if keystore.Mark(after.Next.Public) == keystore.Mark(before.Next.Public) {
+				t.Error("the certificate is for the key of the one before")
+			}
+		})
+	}
+}
+
+// A CA that has to think sees the same request again, and what waits stays.
+func TestARequestBesideACertificateThatWaitsIsTheSameWhenItComesAgain(t *testing.T) {
+	b := newBox(t, tpm.P256)
+	must(b.Renew(b.ctx(), b.authority(ca.Options{}).with("ward", "bed side")))(t)
+	must(b.Renew(b.ctx(), b.authority(ca.Options{})))(t)
+	waiting := b.slots().Next
+	slow := b.authority(ca.Options{Pending: 2})
+	for range 2 {
+		_, err := b.Renew(b.ctx(), slow)
+		if e, ok := errors.AsType[*CAError](err); !ok || !e.Temporary() {
+			t.Fatalf("%v", err)
+		}
+		if s := b.slots(); !s.Next.Chain[0].Equal(waiting.Chain[0]) {
+			t.Error("the certificate that waits is gone")
+		}
+	}
+	request := string(must(must(b.beside(b.slots()))(t).Store.Read())(t).Next.Request)
+	must(b.Renew(b.ctx(), slow))(t)
+	if s := b.slots(); string(s.Next.Request) != request || s.Next.Chain[0].Equal(waiting.Chain[0]) {
+		t.Errorf("the slots are %+v", s)
+	}
+}
+
+// Who names a user wants that user to count: the CA may not take the present
+// certificate, although it has not ended.
+func TestACredentialThatIsGivenIsUsedInPlaceOfAGoodCertificate(t *testing.T) {
+	b := newBox(t, tpm.P256)
+	type request struct {
+		operation, user string
+		shown           int // certificates in TLS
+	}
+	var seen []request
+	authority := b.behind(ca.Options{}, func(ca http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if user, _, ok := r.BasicAuth(); ok || r.Method == http.MethodPost {
+				seen = append(seen, request{path.Base(r.URL.Path), user, len(r.TLS.PeerCertificates)})
+			}
+			ca.ServeHTTP(w, r)
+		})
+	})
+	b.enroll()
+	_, err := b.Renew(b.ctx(), authority.with("ward", "wrong"))
+	wantError(t, err, "check user and password with the CA's operator")
+	must(b.Renew(b.ctx(), authority.with("ward", "bed side")))(t)
+	b.has(b.slots().Next, tpm.P256)
+	once := []request{{"simpleenroll", "", 0}, {"simpleenroll", "ward", 0}} // asked for, then given
+	if want := append(once, once...); !slices.Equal(seen, want) {
+		t.Errorf("the CA saw %+v", seen)
+	}
+	seen = nil
+	must(b.Renew(b.ctx(), authority))(t)
+	if want := []request{{"simplereenroll", "", 2}}; !slices.Equal(seen, want) {
+		t.Errorf("without a credential the CA saw %+v", seen)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -88,8 +90,13 @@ func (b *box) power() {
 // open is what each command does first.
 func (b *box) open() {
 	b.t.Helper()
+	b.openBy(OpenTPM)
+}
+
+func (b *box) openBy(way func(*config.Config, tpm.Options) (*tpm.TPM, error)) {
+	b.t.Helper()
 	b.shut()
-	d, err := OpenTPM(b.config, tpm.Options{Command: 10 * time.Second})
+	d, err := way(b.config, tpm.Options{Command: 10 * time.Second})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -188,15 +195,42 @@ func (b *box) slots() keystore.Slots {
 	return must(b.Store.Read())(b.t)
 }
 
-// unchanged runs a step that must leave the store as it is.
+// unchanged runs a step that must leave every file as it is.
 func (b *box) unchanged(step func() (Outcome, error)) error {
 	b.t.Helper()
-	before := b.Store.Stamp()
+	before := b.files()
 	o, err := step()
-	if o.Changed || b.Store.Stamp() != before {
-		b.t.Errorf("the store was changed: %+v %v", o, err)
+	if after := b.files(); o.Changed || !maps.Equal(before, after) {
+		b.t.Errorf("the store was changed: %+v %v\n%v\n%v", o, err, slices.Sorted(maps.Keys(before)), slices.Sorted(maps.Keys(after)))
 	}
 	return err
+}
+
+// files are what is below the folder of the stores, byte for byte.
+func (b *box) files() map[string]string {
+	b.t.Helper()
+	all := map[string]string{}
+	err := filepath.WalkDir(b.Home, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		case d.Type() == fs.ModeSymlink:
+			all[path], err = os.Readlink(path)
+		case d.IsDir():
+			all[path] = "a folder"
+		default:
+			var text []byte
+			text, err = os.ReadFile(path)
+			all[path] = string(text)
+		}
+		return err
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return all
 }
 
 // signs makes sure that a slot works in TLS: its key signs for its certificate.

@@ -32,6 +32,7 @@ type SlotStatus struct {
 	RenewAt  time.Time `json:"renew_at,omitzero"`
 	Expiry   string    `json:"expiry,omitempty"` // as a condition's name
 	Fault    string    `json:"fault,omitempty"`  // of the key file, as a condition's name
+	Damage   string    `json:"damage,omitempty"` // why the certificate is of no use
 }
 
 // Status tells how the identity stands. A TPM that is away is part of it, not an error.
@@ -74,6 +75,9 @@ func row(name string, s *keystore.Slot, now time.Time) SlotStatus {
 	if s.Public != nil {
 		r.Key, r.Kind = keystore.Mark(s.Public), kind(s.Public)
 	}
+	if s.Damage != nil {
+		r.Damage = s.Damage.Error()
+	}
 	if s.Chain != nil {
 		c := s.Chain[0]
 		r.Subject, r.Issuer, r.NotAfter, r.RenewAt = c.Subject.CommonName, c.Issuer.CommonName, c.NotAfter, keystore.RenewAt(c, 0)
@@ -97,6 +101,8 @@ func (a *Applicant) next(slots keystore.Slots) string {
 	switch {
 	case slots.Current == nil && slots.Next == nil:
 		return "Run " + a.command("init") + "."
+	case slots.Current != nil && errors.Is(slots.Current.Damage, keystore.ErrOtherKey):
+		return "Bring back the file that was exchanged, the key's or the certificate's; or have another certificate issued: " + a.nextCSR()
 	case slots.Current != nil && slots.Current.Damage != nil:
 		return "The certificate in use is damaged: install it again, with " + a.command("install FILE") + "."
 	case slots.Current == nil || waits(slots.Current):
@@ -123,7 +129,7 @@ func (a *Applicant) next(slots keystore.Slots) string {
 // yet, so that nobody need ask for another one.
 func (a *Applicant) Pending() (o Outcome, is bool, err error) {
 	slots, err := a.Store.Read()
-	if err != nil || slots.Next == nil || slots.Next.Chain == nil || keystore.Expires(slots.Next.Chain[0], a.Now()) == keystore.Expired {
+	if err != nil || !holds(slots.Next) || keystore.Expires(slots.Next.Chain[0], a.Now()) == keystore.Expired {
 		return o, false, err
 	}
 	return a.installed(slots.Next.Chain[0], keystore.Next, false), true, nil
