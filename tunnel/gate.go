@@ -1,9 +1,11 @@
 package tunnel
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"maps"
 	"net/netip"
 	"reflect"
@@ -47,6 +49,24 @@ type Verdict struct {
 	Until   time.Time // of Good: when the first of the responses, or the certificate, ends
 	Version uint16    // of TLS, of Good
 	leaves  [][]byte  // DER, of Good
+	staples []staple  // of Good
+	era     int       // of the gate: the rules that it was judged by
+}
+
+// A staple is a certificate as it was sent, and the response that came with it.
+type staple struct{ certificate, response []byte }
+
+// showed reports whether all responses are those that the gate has seen with
+// the same certificates: then there is nothing new in them.
+func (v *Verdict) showed(chain []*x509.Certificate, responses [][]byte) bool {
+	for i, response := range responses {
+		if len(response) > 0 && !slices.ContainsFunc(v.staples, func(s staple) bool {
+			return bytes.Equal(s.response, response) && bytes.Equal(s.certificate, chain[i].Raw)
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // A gateKey is what has to be the same for a verdict to count.
@@ -62,11 +82,12 @@ type gate struct {
 	s   *Server
 	key gateKey
 
-	judging sync.Mutex           // around seen: one VerifyConnection at a time
-	seen    []revocation.Verdict // of the one under way
+	judging sync.Mutex             // around seen: one VerifyConnection at a time
+	seen    [][]revocation.Verdict // of the one under way, by path to a root
 
 	mu       sync.Mutex
 	platform Platform // as it is configured now
+	era      int      // counts the changes of what it judges by
 	tls      *tls.Config
 	lanes    map[netip.AddrPort]*lane // handshakes under way, by what is dialled
 	posts    map[netip.AddrPort]*post // what is known, by address; zero: by name
@@ -108,7 +129,7 @@ func (g *gate) policy(p Platform) (*tls.Config, error) {
 		return nil, err
 	}
 	config, err := tlspolicy.Client{ServerName: host, Roots: p.Roots, Identity: p.Identity, Now: g.s.o.Now, Floor: g.s.o.Floor,
-		Memory: g.s.o.Memory, MaxAge: p.StapleMaxAge, Judged: func(v []revocation.Verdict) { g.seen = v }}.Config()
+		Memory: g.s.o.Memory, MaxAge: p.StapleMaxAge, Judged: func(v []revocation.Verdict) { g.seen = append(g.seen, v) }}.Config()
 	if err != nil {
 		return nil, err
 	}
@@ -124,23 +145,44 @@ func sameJudge(a, b Platform) bool {
 }
 
 // configure takes new settings, which newGate has tried. What was judged by
-// other rules is judged anew at once.
+// other rules is judged anew at once, also where nobody waits for it: an operator
+// who has corrected something wants to see what comes of it.
 func (g *gate) configure(p Platform) {
 	config, err := g.policy(p)
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	changed := err == nil && !sameJudge(g.platform, p)
 	g.platform = p
-	if !changed {
-		return
+	if changed {
+		g.tls = config
+		g.era++
 	}
-	g.tls = config
-	for _, at := range g.posts {
-		at.verdict.Result = Unjudged
-		select {
-		case at.kick <- struct{}{}:
-		default: // it was told
+	again := changed && g.forgetVerdicts()
+	g.mu.Unlock()
+	if again {
+		g.join(netip.AddrPort{})
+	}
+}
+
+// forgetVerdicts has the addresses with sessions judged anew, and reports whether
+// there were others. It needs gate.mu.
+func (g *gate) forgetVerdicts() (others bool) {
+	for address, at := range g.posts {
+		at.verdict = Verdict{Address: address}
+		if at.stop != nil {
+			at.wake()
+			continue
 		}
+		delete(g.posts, address)
+		others = true
+	}
+	return others
+}
+
+// wake has a post judged now.
+func (p *post) wake() {
+	select {
+	case p.kick <- struct{}{}:
+	default: // it was told
 	}
 }
 
@@ -198,7 +240,7 @@ func (g *gate) join(at netip.AddrPort) *flight {
 // fly makes one handshake after the other while somebody waits for the next.
 func (g *gate) fly(l *lane, f *flight, at netip.AddrPort) {
 	for f != nil {
-		f.verdict = g.contained(g.s.ctx, at)
+		f.verdict = g.judged(at)
 		g.publish(f.verdict, at)
 		g.mu.Lock()
 		done := f
@@ -211,39 +253,72 @@ func (g *gate) fly(l *lane, f *flight, at netip.AddrPort) {
 	}
 }
 
+// judged is a verdict by the rules that are in force when it is there.
+func (g *gate) judged(at netip.AddrPort) Verdict {
+	for {
+		era := g.now()
+		v := g.contained(g.s.ctx, at)
+		v.era = era
+		if g.now() == era {
+			return v
+		}
+	}
+}
+
+func (g *gate) now() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.era
+}
+
 // publish notes a verdict, tells what changed, and cuts the sessions that it is about.
 func (g *gate) publish(v Verdict, asked netip.AddrPort) {
 	g.s.count(func(n *Counts) { n.Gate[v.Result]++ })
 	g.mu.Lock()
-	var notes []Event
-	moved := false
-	if !asked.IsValid() && v.Address.IsValid() {
-		moved = g.posts[g.latest] != nil && (g.latest != v.Address || g.posts[asked] != nil)
-		g.latest = v.Address
-		// What is known of the name, and of where it led before, is past.
-		maps.DeleteFunc(g.posts, func(a netip.AddrPort, p *post) bool { return a != v.Address && len(p.sessions) == 0 })
+	var cut []*session
+	var why error
+	at, changed := g.note(v, asked)
+	if at != nil {
+		cut, why = g.condemned(at)
 	}
-	at := g.post(v.Address)
+	g.mu.Unlock()
+	if changed {
+		g.s.tellGate(Event{Kind: gateEvents[v.Result], Platform: g.key.platform, ServerName: g.key.serverName, Address: v.Address, Err: v.Err}, v)
+	}
+	for _, x := range cut {
+		x.cut(why)
+	}
+}
+
+// note puts a verdict into its place, and reports whether it says something new.
+// It needs gate.mu.
+func (g *gate) note(v Verdict, asked netip.AddrPort) (at *post, changed bool) {
+	if v.era != g.era { // its rules are past
+		return nil, false
+	}
+	moved := !asked.IsValid() && v.Address.IsValid() && g.move(v.Address)
+	at = g.post(v.Address)
 	before := at.verdict
-	if v.At.Before(before.At) { // another way to the address was faster
-		g.mu.Unlock()
-		return
+	switch {
+	case v.At.Before(before.At): // another way to the address was faster
+		return nil, false
+	case at.isPast(v.At):
+		before = Verdict{} // it is told again
 	}
 	at.verdict = v
 	if v.Result == Good {
 		at.good = v
 	}
-	if before.Result != v.Result || moved || v.Err != nil && before.Err != nil && before.Err.Error() != v.Err.Error() {
-		notes = append(notes, Event{Kind: gateEvents[v.Result], Platform: g.platform.Name, ServerName: g.key.serverName, Address: v.Address, Err: v.Err})
-	}
-	cut := g.condemned(at)
-	g.mu.Unlock()
-	for _, e := range notes {
-		g.s.tellGate(e, v)
-	}
-	for _, x := range cut {
-		x.cut(errGateClosed{v.Err})
-	}
+	return at, before.Result != v.Result || moved || v.Err != nil && before.Err != nil && before.Err.Error() != v.Err.Error()
+}
+
+// move is that the name leads to an address now. It reports whether it led
+// elsewhere before. What is known of the name, and of where it led, is past.
+func (g *gate) move(to netip.AddrPort) bool {
+	moved := g.posts[g.latest] != nil && (g.latest != to || g.posts[netip.AddrPort{}] != nil)
+	g.latest = to
+	maps.DeleteFunc(g.posts, func(a netip.AddrPort, p *post) bool { return a != to && len(p.sessions) == 0 })
+	return moved
 }
 
 var gateEvents = [results]EventKind{Good: GateOpen, Refused: GateClosed, Unreachable: GateClosed, Declined: GateClosed, Unjudged: GateClosed}
@@ -263,15 +338,31 @@ func (g *gate) post(at netip.AddrPort) *post {
 	return p
 }
 
-// condemned are the sessions at an address that have to end: those of a
-// platform that was refused, or that could not be asked for so long that what
-// it proved last has run out.
-func (g *gate) condemned(at *post) []*session {
-	out := at.verdict.Result != Good && !g.s.o.Now().Before(at.good.Until)
-	if g.platform.OnRefused == Keep || at.verdict.Result != Refused && !out {
-		return nil
+// condemned are the sessions at an address that have to end, and why: the
+// platform was refused, or could not be asked for so long that what it proved
+// last has run out.
+func (g *gate) condemned(at *post) ([]*session, error) {
+	why := at.verdict.Err
+	switch {
+	case g.platform.OnRefused == Keep || why == nil:
+		return nil, nil
+	case at.verdict.Result == Refused:
+	case g.s.o.Now().Before(at.good.Until):
+		return nil, nil
+	default:
+		why = fmt.Errorf("what the platform has proved last held until %s, and since then nothing new: %w", at.good.Until.UTC().Format(time.RFC3339), why)
 	}
-	return slices.Collect(maps.Keys(at.sessions))
+	return slices.Collect(maps.Keys(at.sessions)), errGateClosed{why}
+}
+
+// pastAfter is for how long a verdict that lets nobody pass is worth a look
+// where nobody asks any more.
+const pastAfter = 15 * time.Minute
+
+// isPast reports whether a verdict says nothing about now: whoever comes next has
+// the platform judged anew.
+func (p *post) isPast(now time.Time) bool {
+	return len(p.sessions) == 0 && p.verdict.Result.Closed() && now.Sub(p.verdict.At) > pastAfter
 }
 
 // enter registers a session at the address that was judged for it. It fails
@@ -288,6 +379,9 @@ func (g *gate) enter(x *session, v Verdict) error {
 		ctx, stop := context.WithCancel(g.s.ctx)
 		at.stop = stop
 		g.s.running.Go(func() { g.watch(ctx, v.Address, at.kick) })
+	}
+	if v.era != g.era {
+		at.wake()
 	}
 	return nil
 }
@@ -316,6 +410,7 @@ func (g *gate) watch(ctx context.Context, address netip.AddrPort, kick <-chan st
 			return
 		case <-kick:
 		case <-timer.C:
+			g.expire(address)
 		}
 		if _, err := g.ask(ctx, address); err != nil {
 			return
@@ -324,25 +419,55 @@ func (g *gate) watch(ctx context.Context, address netip.AddrPort, kick <-chan st
 	}
 }
 
+// expire cuts the sessions at an address whose proof has run out meanwhile.
+func (g *gate) expire(address netip.AddrPort) {
+	g.mu.Lock()
+	var cut []*session
+	var why error
+	if at := g.posts[address]; at != nil {
+		cut, why = g.condemned(at)
+	}
+	g.mu.Unlock()
+	for _, x := range cut {
+		x.cut(why)
+	}
+}
+
 const (
 	shortPause = time.Second      // of one whose responses end now
 	retryPause = 30 * time.Second // of a platform that cannot be asked
 )
 
-// pause is until the next look: the configured time, or sooner where a
-// response ends before, or the platform could not be asked.
+// pause is until the next look: the configured time, or sooner where a response
+// ends before, or the platform could not be asked. The look before the end leaves
+// room for a platform that does not answer: so it is known then.
 func (g *gate) pause(address netip.AddrPort) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	at, d := g.posts[address], g.platform.Recheck
-	if at != nil && at.verdict.Result == Good {
-		return min(d, max(at.verdict.Until.Sub(g.s.o.Now()), shortPause))
+	if at == nil {
+		return d
 	}
-	return min(d, retryPause)
+	left := at.good.Until.Sub(g.s.o.Now())
+	switch {
+	case at.verdict.Result != Good && left <= 0:
+		return min(d, retryPause)
+	case at.verdict.Result != Good:
+		return min(d, retryPause, left)
+	case left > g.s.o.GateTimeout+shortPause:
+		return min(d, left-g.s.o.GateTimeout)
+	}
+	return min(d, max(left, shortPause))
 }
 
-// stapled judges a flight of a session by its own staples, by the same policy.
-func (g *gate) stapled(chain []*x509.Certificate, responses [][]byte) error {
+// stapled judges a flight of a session by its own staples, by the same policy. A
+// leaf that is known has a good response for every certificate, by the verdict
+// that lets the session pass: what it staples itself need not be all of them, and
+// what is there has to be good as well.
+func (g *gate) stapled(v Verdict, chain []*x509.Certificate, responses [][]byte, known bool) error {
+	if known && v.showed(chain, responses) {
+		return nil
+	}
 	state := tls.ConnectionState{Version: tls.VersionTLS12, PeerCertificates: chain}
 	if err := setResponses(&state, responses); err != nil {
 		return err
@@ -352,7 +477,27 @@ func (g *gate) stapled(chain []*x509.Certificate, responses [][]byte) error {
 	g.mu.Unlock()
 	g.judging.Lock()
 	defer g.judging.Unlock()
-	return config.VerifyConnection(state)
+	g.seen = nil
+	err := config.VerifyConnection(state)
+	if err == nil || !known {
+		return err
+	}
+	return against(g.seen, err)
+}
+
+// against is what is stapled against a platform: nil where there is a path on
+// which each response that came is good, else what is wrong with the first.
+func against(paths [][]revocation.Verdict, err error) error {
+	for n, verdicts := range paths {
+		bad := slices.IndexFunc(verdicts, func(v revocation.Verdict) bool { return !v.Good() && v.Kind != revocation.Missing })
+		switch {
+		case bad < 0:
+			return nil
+		case n == 0:
+			err = verdicts[bad]
+		}
+	}
+	return err
 }
 
 // setResponses puts responses where the overlay's VerifyConnection looks for

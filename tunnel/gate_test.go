@@ -197,6 +197,113 @@ func TestSessionsOutliveAnUnreachablePlatformOnlyAsLongAsItsResponses(t *testing
 	}
 }
 
+// However long the gate would wait before it asks again: the proof ends when it ends.
+func TestASessionEndsWithTheProofOfAPlatformThatCannotBeAsked(t *testing.T) {
+	t.Parallel()
+	var offset atomic.Int64
+	f := newFar(t)
+	w := newWard(t, f, func(o *Options) {
+		o.Now = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
+	})
+	v, err := w.anyGate().pass(t.Context())
+	must(t, err)
+	offset.Store(int64(time.Until(v.Until) - 1500*time.Millisecond))
+	c := w.device(tls.VersionTLS13)
+	w.echo(c, "ping")
+	f.shows(face{hangUp: true})
+	must(t, w.Update(w.changed(func(c *Config) { c.Platforms[0].StapleMaxAge = 1000 * time.Hour }))) // it is asked now
+	w.until("that it cannot be asked", func(s Status) bool { return s.Gate[Unreachable] > 0 })
+	must(t, c.SetReadDeadline(time.Now().Add(10*time.Second)))
+	if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
+		t.Errorf("it lives on: %v", err)
+	}
+	if e := w.event(Closed); e.Result != "gate" || e.Rule != "unreachable" || !strings.Contains(e.Err.Error(), "what the platform has proved last held until") {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestWhenThePlatformIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	at := netip.MustParseAddrPort("192.0.2.1:1")
+	for _, test := range []struct {
+		name   string
+		result Result
+		left   time.Duration // of the last proof
+		pause  time.Duration
+	}{
+		{"good, and for long", Good, time.Hour, 5 * time.Minute},
+		{"good, and its end leaves room for an answer", Good, 100 * time.Second, 90 * time.Second},
+		{"good, and its end is near", Good, 5 * time.Second, 5 * time.Second},
+		{"good, and at its end", Good, 0, shortPause},
+		{"it cannot be asked", Unreachable, time.Hour, retryPause},
+		{"it cannot be asked, and its end is near", Unreachable, 3 * time.Second, 3 * time.Second},
+		{"it cannot be asked, and sessions are kept past its end", Unreachable, -time.Hour, retryPause},
+		{"refused, and sessions are kept", Refused, 3 * time.Second, 3 * time.Second},
+	} {
+		g := &gate{s: &Server{o: Options{Now: func() time.Time { return now }, GateTimeout: 10 * time.Second}}, platform: Platform{Recheck: 5 * time.Minute}}
+		g.posts = map[netip.AddrPort]*post{at: {verdict: Verdict{Result: test.result}, good: Verdict{Until: now.Add(test.left)}}}
+		if got := g.pause(at); got != test.pause {
+			t.Errorf("%s: after %v, want %v", test.name, got, test.pause)
+		}
+	}
+}
+
+// What could not be asked by a name that nobody uses any more is no state of now.
+func TestAFailureByANameThatNobodyAsksForIsForgotten(t *testing.T) {
+	t.Parallel()
+	var offset atomic.Int64
+	f := newFar(t, face{hangUp: true}, face{})
+	w := newWard(t, f, func(o *Options) {
+		o.Now = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
+		o.Config.Listeners[0].Routes[0].ServerNames = []string{"alias.test"}
+	})
+	by := func(name string) *tls.Config {
+		c := w.deviceConfig(tls.VersionTLS12)
+		c.ServerName, c.InsecureSkipVerify = name, true
+		return c
+	}
+	rows := func() string {
+		var all []string
+		for _, p := range w.Status().Platforms {
+			all = append(all, p.ServerName+" "+p.Result.String())
+		}
+		return strings.Join(all, ", ")
+	}
+	if got := rows(); got != " unjudged, alias.test unjudged, platform.test unjudged" || w.Status().Platforms[0].Result.Closed() {
+		t.Errorf("at first %q", got)
+	}
+	if _, err := w.connect(by("alias.test")); err == nil {
+		t.Fatal("it got through")
+	}
+	if got := rows(); got != "alias.test unreachable" || !w.Status().Platforms[0].Result.Closed() {
+		t.Errorf("after a failure %q", got)
+	}
+	c, err := w.connect(by("platform.test"))
+	must(t, err)
+	w.echo(c, "ping")
+	if got := rows(); got != "platform.test good" {
+		t.Errorf("after it has answered by another name %q", got)
+	}
+	f.shows(face{identity: "platform-revoked"})
+	if _, err := w.connect(by("alias.test")); err == nil {
+		t.Fatal("it got through")
+	}
+	if got := rows(); !strings.Contains(got, "alias.test refused") {
+		t.Errorf("after a refusal %q", got)
+	}
+	offset.Store(int64(pastAfter + time.Second))
+	if got := rows(); strings.Contains(got, "alias.test") {
+		t.Errorf("long after a refusal %q", got)
+	}
+	if _, err := w.connect(by("alias.test")); err == nil {
+		t.Fatal("it got through")
+	}
+	if n := strings.Count(w.log.String(), "the gate is closed\" platform=hospital server_name=alias.test verdict=refused"); n != 2 {
+		t.Errorf("it is told %d times:\n%s", n, w.log)
+	}
+}
+
 // A refusal that comes between the verdict of a session and its connection counts.
 func TestASessionDoesNotEnterAfterARefusal(t *testing.T) {
 	t.Parallel()

@@ -67,7 +67,7 @@ func (g *gate) judge(ctx context.Context, at netip.AddrPort) Verdict {
 	second := g.look(ctx, v.Address, p, other)
 	second.At = v.At
 	if second.Result == Good {
-		second.leaves = append(v.leaves, second.leaves...)
+		second.leaves, second.staples = append(v.leaves, second.leaves...), append(v.staples, second.staples...)
 		second.Version = v.Version
 		if v.Until.Before(second.Until) {
 			second.Until = v.Until
@@ -141,8 +141,8 @@ func (g *gate) noting(verify func(tls.ConnectionState) error, v *Verdict) func(t
 		if err := verify(state); err != nil {
 			return err
 		}
-		v.Until = state.PeerCertificates[0].NotAfter
-		for _, one := range g.seen {
+		v.Until, v.staples = state.PeerCertificates[0].NotAfter, staplesOf(state)
+		for _, one := range g.seen[len(g.seen)-1] { // of the path that is good
 			if one.NextUpdate.Before(v.Until) {
 				v.Until = one.NextUpdate
 			}
@@ -151,7 +151,16 @@ func (g *gate) noting(verify func(tls.ConnectionState) error, v *Verdict) func(t
 	}
 }
 
-func unreachable(target string, err error, limit time.Duration) error {
+// staplesOf are those of a state that was verified, so that they can be read.
+func staplesOf(state tls.ConnectionState) (all []staple) {
+	responses, _ := tlsoverlay.Staples(&state)
+	for i, response := range responses[:min(len(responses), len(state.PeerCertificates))] {
+		all = append(all, staple{state.PeerCertificates[i].Raw, response})
+	}
+	return all
+}
+
+func unreachable(target string, err error, limit time.Duration) *ReachError {
 	e := &ReachError{Address: target, Reason: err.Error(), Next: "check cable, VLAN and the platform's address", Err: err}
 	if _, dns := errors.AsType[*net.DNSError](err); dns {
 		e.Reason, e.Next = "its name cannot be resolved", "check the platform's address, the gateway's network and its name servers"

@@ -8,10 +8,13 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/bedside-gateway/gatewayd/tunnel/inspect"
 )
 
 // raw is a connection to the tunnel that has said nothing.
@@ -214,7 +217,7 @@ func TestThePlatformThatHangsUpOrStays(t *testing.T) {
 		word string
 	}{
 		{face{hangUp: true}, "broken", "platform ended"},
-		{face{mute: true}, "late", "in time"},
+		{face{mute: true}, "platform late", "the platform did not go on"},
 	} {
 		f := newFar(t, face{}, test.face)
 		w := newWard(t, f, func(o *Options) { o.HandshakeTimeout = 300 * time.Millisecond })
@@ -224,6 +227,97 @@ func TestThePlatformThatHangsUpOrStays(t *testing.T) {
 		if e := w.event(RefusedOne); e.Rule != test.rule || !strings.Contains(e.Err.Error(), test.word) {
 			t.Errorf("%s: %v", e.Rule, e.Err)
 		}
+	}
+}
+
+func TestADeviceThatDoesNotGoOnIsTheOneThatWasLate(t *testing.T) {
+	t.Parallel()
+	f := newFar(t)
+	retry := f.config(face{version: tls.VersionTLS13})
+	retry.CurvePreferences = []tls.CurveID{tls.CurveP521}
+	l, err := tls.Listen("tcp", "127.0.0.1:0", retry)
+	must(t, err)
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() { _, _ = io.Copy(io.Discard, c); c.Close() })
+		}
+	})
+	t.Cleanup(func() { l.Close(); serving.Wait() })
+	w := newWard(t, f, func(o *Options) {
+		o.HandshakeTimeout = 300 * time.Millisecond
+		o.Config.Platforms[0].Connect = l.Addr().String()
+	})
+	config := w.deviceConfig(tls.VersionTLS13)
+	config.CurvePreferences = []tls.CurveID{tls.CurveP256, tls.CurveP521} // the platform asks for another hello
+	c := w.raw()
+	_ = tls.Client(helloOnly{c}, config).Handshake() // which does not come
+	if e := w.event(RefusedOne); e.Rule != "device late" || !strings.Contains(e.Err.Error(), "the device did not go on") {
+		t.Errorf("%s: %v", e.Rule, e.Err)
+	}
+}
+
+// A load balancer or a monitor that looks whether something listens.
+func TestAProbeIsCountedAndNoRefusal(t *testing.T) {
+	t.Parallel()
+	w := newWard(t, newFar(t), nil)
+	for _, reset := range []bool{false, true} {
+		c := w.raw()
+		if reset {
+			must(t, c.SetLinger(0))
+		}
+		c.Close()
+	}
+	w.until("two probes", func(s Status) bool { return s.Probes == 2 })
+	if s := w.Status(); len(s.Refused) > 0 || len(s.Refusals) > 0 || len(w.events) > 0 || strings.Contains(w.log.String(), "level=ERROR") {
+		t.Errorf("%+v\n%s", s, w.log)
+	}
+}
+
+// What any host can cause does not keep from the log what shows an attack.
+func TestAFloodHidesNoRefusalByAnotherRule(t *testing.T) {
+	t.Parallel()
+	w := newWard(t, newFar(t), nil)
+	x := &session{settings: w.config.Listeners[0], from: netip.MustParseAddrPort("192.0.2.1:1")}
+	const flood = 1000
+	for i := range flood {
+		w.refused(x, errNetwork)
+		if i%10 == 0 {
+			w.refused(x, &inspect.CutError{Rule: inspect.RuleSignature, Reason: "its key is not there", Next: "attack"})
+		}
+	}
+	w.refused(x, errProbe)
+	s := w.Status()
+	if n := strings.Count(w.log.String(), "rule=signature"); n != flood/10 || s.Unlogged["signature"] != 0 {
+		t.Errorf("%d of %d are in the log, %d are said to be missing", n, flood/10, s.Unlogged["signature"])
+	}
+	if n := uint64(strings.Count(w.log.String(), "rule=network")); n > flood/2 || n+s.Unlogged["network"] != flood {
+		t.Errorf("%d of the flood are in the log, %d are said to be missing", n, s.Unlogged["network"])
+	}
+	if r := s.Refusals[0]; len(s.Refusals) != 3 || r.Rule != "signature" || r.Severity != Foreign || s.Refusals[1].Rule != "network" || r.Listener != "icu" {
+		t.Errorf("%+v", s.Refusals)
+	}
+}
+
+func TestRefusalsAreRanked(t *testing.T) {
+	t.Parallel()
+	order := []string{"signature", "certificate", "key exchange", "B17", "B18", "resumption", "version", "network", "rate", "unreachable", "broken", "shutdown"}
+	var all []Refusal
+	for _, rule := range slices.Backward(order) {
+		all = append(all, Refusal{Rule: rule})
+	}
+	slices.SortFunc(all, graver)
+	for i, r := range all {
+		if r.Rule != order[i] {
+			t.Errorf("%d: %s, want %s", i, r.Rule, order[i])
+		}
+	}
+	if SeverityOf("B18") != GateRule || SeverityOf("rate") != Access || SeverityOf("key exchange") != Foreign {
+		t.Error("a severity is not what it was")
 	}
 }
 

@@ -57,7 +57,7 @@ func (l *listener) open() error {
 	}
 	raw, err := l.s.o.Listen(l.address)
 	if err != nil {
-		err = fmt.Errorf("listener %q of the tunnel cannot listen on %s: %w; is the address one of this machine, and the port free?", l.settings.Name, l.address, err)
+		err = fmt.Errorf("listener %q of the tunnel cannot listen on %s: %w; see whether the address is one of this machine and no other program has the port", l.settings.Name, l.address, err)
 	}
 	if (err == nil) != (l.fault == nil) || err == nil {
 		l.since = l.s.o.Now()
@@ -237,7 +237,7 @@ func (l *listener) forget() {
 func (l *Listener) permits(x *session, neighbours func(netip.Addr) (MAC, error)) error {
 	ip := x.from.Addr().WithZone("")
 	if len(l.Networks) > 0 && !slices.ContainsFunc(l.Networks, func(n netip.Prefix) bool { return n.Contains(ip) }) {
-		return errWho
+		return errNetwork
 	}
 	if len(l.MACs) == 0 {
 		return nil
@@ -245,12 +245,12 @@ func (l *Listener) permits(x *session, neighbours func(netip.Addr) (MAC, error))
 	if x.mac == (MAC{}) {
 		mac, err := neighbours(ip)
 		if err != nil {
-			return fmt.Errorf("%w: %w", errWho, err)
+			return fmt.Errorf("%w: %w", errCard, err)
 		}
 		x.mac = mac
 	}
 	if !slices.Contains(l.MACs, x.mac) {
-		return fmt.Errorf("%w: its MAC address %v is not listed", errWho, x.mac)
+		return fmt.Errorf("%w: it is %v; if it is a device of this place, add that to macs in [[tunnel]]", errCard, x.mac)
 	}
 	return nil
 }

@@ -56,16 +56,24 @@ const (
 var (
 	errStopping = errors.New("the gateway is shutting down")
 	errRemoved  = errors.New("the configuration leads it nowhere any more")
-	errNewer    = errors.New("the device has newer connections")
-	errSlow     = errors.New("it sent no ClientHello, and others needed the place")
-	errFull     = errors.New("too many sessions are open")
-	errRate     = errors.New("the device connects too often")
-	errWho      = errors.New("it is not of the networks that may connect")
-	errSilent   = errors.New("it sent no whole ClientHello in time")
-	errLate     = errors.New("the TLS handshake did not get through in time")
-	errGone     = errors.New("the device ended the connection during the handshake")
-	errPlatform = errors.New("the platform ended the connection during the handshake")
+	errNewer    = errors.New("the device has newer connections; see why it does not close the old ones, or raise max_per_device in [[tunnel]]")
+	errSlow     = errors.New("it sent no ClientHello, and others needed the place; see what it is, or raise max_sessions in [[tunnel]]")
+	errFull     = errors.New("too many sessions are open; raise max_sessions in [[tunnel]]")
+	errRate     = errors.New("the device connects too often; see why it does, or raise max_rate in [[tunnel]]")
+	errNetwork  = errors.New("it is not of the networks that may connect; if it is a device of this place, add its network to networks in [[tunnel]]")
+	errCard     = errors.New("it has not one of the MAC addresses that may connect")
+	errProbe    = errors.New("it was closed again without a byte")
+	errSilent   = errors.New("it sent no whole ClientHello in time; see whether it speaks TLS")
+	errGone     = errors.New("the device ended the connection during the TLS handshake")
+	errPlatform = errors.New("the platform ended the connection during the TLS handshake; look in its log")
 )
+
+// errLate is a side, "device" or "platform", that let the session wait for too long.
+type errLate struct{ who string }
+
+func (e errLate) Error() string {
+	return "the " + e.who + " did not go on with the TLS handshake in time; see whether it is overloaded, or the network loses packets"
+}
 
 // errGateClosed is a session that may not be, for what the gate found out.
 type errGateClosed struct{ err error }
@@ -94,7 +102,10 @@ func (x *session) begin(ctx context.Context) bool {
 		return true
 	}
 	defer x.finish()
-	err = x.cause(err)
+	if err = x.cause(err); errors.Is(err, errProbe) {
+		x.s.probed(x)
+		return false
+	}
 	x.s.refused(x, err)
 	x.turnAway(err)
 	return false
@@ -139,17 +150,51 @@ func (x *session) cause(err error) error {
 	return err
 }
 
-// cut ends the session now.
+// cut ends the session now. Before it flows, that only wakes what it waits for:
+// the device is still to be told.
 func (x *session) cut(why error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.why == nil {
 		x.why = why
 	}
+	if x.flowing != nil {
+		x.flowing.Cut(net.ErrClosed)
+		return
+	}
 	if x.cancel != nil {
 		x.cancel()
 	}
-	x.close()
+	_ = x.setDeadline(time.Unix(1, 0)) // fails where they are closed, which wakes too
+}
+
+// within gives both sides until then, unless the session was cut.
+func (x *session) within(end time.Time) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.why != nil {
+		return x.why
+	}
+	return x.setDeadline(end)
+}
+
+// setDeadline is for what is open, under the lock.
+func (x *session) setDeadline(t time.Time) error {
+	var errs []error
+	for _, c := range []*net.TCPConn{x.device, x.platform} {
+		if c != nil {
+			errs = append(errs, c.SetDeadline(t))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// silent reports whether nothing moved for a time, and nothing waits for a
+// receiver that is slow.
+func (x *session) silent(now time.Time, d time.Duration) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.flowing != nil && now.Sub(x.moved.Last()) >= d && !x.flowing.Pending()
 }
 
 // close closes what is open, under the lock.
@@ -203,12 +248,13 @@ func alertFor(err error) []byte {
 		return cut.Record()
 	}
 	switch {
-	case errors.Is(err, errSilent), errors.Is(err, errGone):
+	case errors.Is(err, errSilent), errors.Is(err, errSlow), errors.Is(err, errGone):
 		return nil // it does not speak TLS, or not any more
 	case errors.Is(err, errStopping), errors.Is(err, errRemoved):
 		return inspect.Alert(0, alertCanceled)
 	}
-	if _, unreachable := errors.AsType[*ReachError](err); unreachable || errors.Is(err, errLate) || errors.Is(err, errPlatform) {
+	_, unreachable := errors.AsType[*ReachError](err)
+	if _, late := errors.AsType[errLate](err); late || unreachable || errors.Is(err, errPlatform) {
 		return inspect.Alert(0, alertInternal)
 	}
 	return inspect.Alert(0, alertAccessDenied)
@@ -216,9 +262,12 @@ func alertFor(err error) []byte {
 
 // establish brings the session to where it may flow unseen.
 func (x *session) establish(ctx context.Context) error {
+	var v Verdict
 	names, nameless := x.settings.names()
 	in := inspect.New(inspect.Rules{MinVersion: x.settings.MinVersion, Allow13: x.settings.Allow13, Resumption: x.settings.AllowResumption,
-		ServerNames: names, Nameless: nameless, JudgeStapled: x.stapled})
+		ServerNames: names, Nameless: nameless, JudgeStapled: func(chain []*x509.Certificate, responses [][]byte, known bool) error {
+			return x.gate.stapled(v, chain, responses, known)
+		}})
 	hello, err := x.greeting(in)
 	if err != nil {
 		return err
@@ -229,9 +278,8 @@ func (x *session) establish(ctx context.Context) error {
 	if err := x.s.route(x, in.Hello().ServerName); err != nil {
 		return err
 	}
-	v, err := x.gate.pass(ctx)
-	if err != nil {
-		return fmt.Errorf("%w: the platform was not judged: %w", errLate, err)
+	if v, err = x.gate.pass(ctx); err != nil {
+		return fmt.Errorf("the platform was not judged: %w", errLate{"platform"})
 	}
 	if v.Result != Good {
 		return errGateClosed{v.Err}
@@ -246,21 +294,16 @@ func (x *session) establish(ctx context.Context) error {
 	return x.s.admit(x, in.Verdict())
 }
 
-// stapled is inspect's way to the gate of the session.
-func (x *session) stapled(chain []*x509.Certificate, responses [][]byte) error {
-	return x.gate.stapled(chain, responses)
-}
-
 // readSize is of the buffers that are there until the session flows.
 const readSize = 4 << 10
 
 // greeting reads the device's ClientHello, and gives what is to be sent on of it.
 func (x *session) greeting(in *inspect.Inspector) (hello []byte, err error) {
-	if err := x.device.SetReadDeadline(time.Now().Add(x.s.o.HelloTimeout)); err != nil {
+	if err := x.within(time.Now().Add(x.s.o.HelloTimeout)); err != nil {
 		return nil, err
 	}
 	buffer := make([]byte, readSize)
-	for in.Hello() == nil {
+	for gone := errProbe; in.Hello() == nil; gone = errGone {
 		n, err := x.device.Read(buffer)
 		if n > 0 {
 			pass, err := in.Device(buffer[:n])
@@ -273,7 +316,7 @@ func (x *session) greeting(in *inspect.Inspector) (hello []byte, err error) {
 		if isTimeout(err) {
 			return nil, errSilent
 		}
-		return nil, errGone
+		return nil, gone
 	}
 	return hello, nil
 }
@@ -282,7 +325,9 @@ func (x *session) greeting(in *inspect.Inspector) (hello []byte, err error) {
 func (x *session) dial(ctx context.Context, v Verdict) error {
 	conn, err := x.s.dial(ctx, v.Address.String())
 	if err != nil {
-		return unreachable(v.Address.String(), err, x.s.o.HandshakeTimeout)
+		e := unreachable(v.Address.String(), err, x.s.o.HandshakeTimeout)
+		e.Judged = true
+		return e
 	}
 	x.mu.Lock()
 	x.platform = conn
@@ -300,17 +345,17 @@ func (x *session) dial(ctx context.Context, v Verdict) error {
 // shake carries the handshake under the eyes of the inspector until it needs to
 // see no more.
 func (x *session) shake(in *inspect.Inspector, hello []byte, end time.Time) error {
-	if err := errors.Join(x.device.SetDeadline(end), x.platform.SetDeadline(end)); err != nil {
+	if err := x.within(end); err != nil {
 		return err
 	}
 	if x.gate.header() {
 		hello = append(proxyHeader(x.from, addrPort(x.device.LocalAddr())), hello...)
 	}
 	if _, err := x.platform.Write(hello); err != nil {
-		return errors.Join(errPlatform, err)
+		return fmt.Errorf("%w: %w", errPlatform, err)
 	}
 	w := &watcher{in: in}
-	w.ways = [2]way{{x.device, x.platform, in.Device, errGone}, {x.platform, x.device, in.Platform, errPlatform}}
+	w.ways = [2]way{{"device", x.device, x.platform, in.Device, errGone}, {"platform", x.platform, x.device, in.Platform, errPlatform}}
 	other := make(chan error, 1)
 	go func() { other <- w.carry(0) }()
 	err := w.carry(1)
@@ -320,7 +365,7 @@ func (x *session) shake(in *inspect.Inspector, hello []byte, end time.Time) erro
 	if err != nil {
 		return err
 	}
-	return errors.Join(x.device.SetDeadline(time.Time{}), x.platform.SetDeadline(time.Time{}))
+	return x.within(time.Time{})
 }
 
 // A watcher carries both ways of a handshake past an inspector.
@@ -334,6 +379,7 @@ type watcher struct {
 }
 
 type way struct {
+	by       string // who sends
 	from, to *net.TCPConn
 	inspect  func([]byte) ([]byte, error)
 	ended    error // what it is when from ends
@@ -374,7 +420,7 @@ func (w *watcher) step(one way, p []byte) error {
 		return err
 	}
 	if _, failed := one.to.Write(pass); failed != nil && err == nil {
-		return errors.Join(errors.New("the handshake could not be passed on"), failed)
+		return fmt.Errorf("what the %s sent in the TLS handshake could not be passed on: %w", one.by, failed)
 	}
 	return err
 }
@@ -389,7 +435,7 @@ func (w *watcher) endOf(one way, err error) error {
 	case w.stopped:
 		return errStopped
 	case isTimeout(err):
-		return errLate
+		return errLate{w.in.Awaits()}
 	}
 	return one.ended
 }

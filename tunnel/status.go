@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/tlspolicy"
@@ -30,7 +31,10 @@ type Event struct {
 	Rule       string         // of RefusedOne, and of Closed where a rule cut it
 	Result     string         // of Closed: how it ended, as in Counts.Ended
 	Severity   Severity       // of RefusedOne and of a cut
+	Loud       bool           // of RefusedOne: there were not too many by its rule for a log
 	Err        error          // of RefusedOne, Closed and GateClosed: why, without a byte of what was sent
+
+	ToPlatform, ToDevice uint64 // of Closed: bytes
 }
 
 // An EventKind is the kind of an Event.
@@ -95,7 +99,7 @@ type Counts struct {
 	Stapled              uint64            // of Enforced: by the session's own staples
 	Probes               uint64            // connections that were closed again without a byte: a health check of TCP
 	Refused              map[string]uint64 // connections that did not get so far, by rule
-	Ended                map[string]uint64 // sessions that flowed, by how they ended
+	Ended                map[string]uint64 // sessions that flowed, by how they ended: closed, reset, broken, idle, newer, drained or gate
 	Gate                 map[Result]uint64 // handshakes of the gate
 	ToPlatform, ToDevice uint64            // bytes of all sessions
 	Unlogged             map[string]uint64 // of Refused: those that were not logged, for there were too many of the rule
@@ -247,17 +251,27 @@ func (s *Server) closed(x *session, err error) {
 		n.ToDevice += down
 		x.counted = true
 	})
-	log := s.o.Log.Info
-	if result == "gate" {
-		log = s.o.Log.Error
+	e := x.event(Closed, err)
+	e.Result, e.ToPlatform, e.ToDevice = result, up, down
+	if ours[result] { // the audit has a record of it
+		e.Rule = ruleOf(err)
+		e.Severity = SeverityOf(e.Rule)
+	} else {
+		s.logClosed(e)
 	}
-	reason := "both sides ended it"
-	if err != nil {
-		reason = err.Error()
-	}
-	log("tunnel: session closed", "listener", x.settings.Name, "device", x.from.String(), "platform", x.gate.key.platform, "result", result, "reason", reason, "to_platform", up, "to_device", down)
-	s.o.Events(x.event(Closed, err))
+	s.o.Events(e)
 }
+
+func (s *Server) logClosed(e Event) {
+	reason := "ended in good order"
+	if e.Err != nil {
+		reason = e.Err.Error()
+	}
+	s.o.Log.Info("tunnel: session closed", "listener", e.Listener, "device", e.Device.String(), "platform", e.Platform, "result", e.Result, "reason", reason, "to_platform", e.ToPlatform, "to_device", e.ToDevice)
+}
+
+// ours are the ends of sessions that flowed by a rule of ours.
+var ours = map[string]bool{"gate": true, "newer": true, "drained": true}
 
 // resultOf sorts the ends of sessions, for a metric's label.
 func resultOf(err error) string {
@@ -274,11 +288,14 @@ func resultOf(err error) string {
 		return "drained"
 	case errors.Is(err, errNewer):
 		return "newer"
+	case errors.Is(err, syscall.ECONNRESET):
+		return "reset"
 	}
 	return "broken"
 }
 
-// refused logs and counts a connection that did not get through.
+// refused counts a connection that did not get through. The log's record of it
+// is the audit's.
 func (s *Server) refused(x *session, err error) {
 	rule := ruleOf(err)
 	s.mu.Lock()
@@ -286,12 +303,16 @@ func (s *Server) refused(x *session, err error) {
 	e.Rule, e.Severity = rule, SeverityOf(rule)
 	s.last[rule] = Refusal{Time: s.o.Now(), Listener: e.Listener, Device: x.from, Platform: e.Platform, Rule: rule, Severity: e.Severity, Reason: err.Error()}
 	s.counts.Refused[rule]++
-	loud := s.isLoud(rule)
+	e.Loud = s.isLoud(rule)
 	s.mu.Unlock()
-	if loud {
-		s.o.Log.Error("tunnel: connection refused", "listener", e.Listener, "device", x.from.String(), "rule", rule, "error", err.Error())
-	}
 	s.o.Events(e)
+}
+
+// probed notes a connection that only asked whether something listens: load
+// balancers and monitors do, every other second.
+func (s *Server) probed(x *session) {
+	s.count(func(n *Counts) { n.Probes++ })
+	s.o.Log.Debug("tunnel: connection closed without a byte", "listener", x.settings.Name, "device", x.from.String())
 }
 
 // isLoud reports whether one more refusal by a rule is logged. It needs Server.mu.
@@ -323,13 +344,15 @@ func ruleOf(err error) string {
 	if end, ok := errors.AsType[*inspect.EndError](err); ok {
 		return "ended by " + end.By
 	}
+	if late, ok := errors.AsType[errLate](err); ok {
+		return late.who + " late"
+	}
 	for rule, kinds := range map[string][]error{
-		"network":  {errWho},
+		"network":  {errNetwork, errCard},
 		"rate":     {errRate},
 		"limit":    {errFull, errNewer, errSlow},
 		"shutdown": {errStopping, errRemoved},
 		"silent":   {errSilent},
-		"late":     {errLate},
 	} {
 		if slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) }) {
 			return rule
@@ -403,13 +426,10 @@ func (s *Server) Status() Status {
 	for _, l := range listeners {
 		st.Listeners = append(st.Listeners, l.status(flowing[l], shaking[l]))
 	}
-	asked := map[string]bool{}
 	for _, g := range gates {
-		rows := g.status()
-		asked[g.key.platform] = asked[g.key.platform] || !rows[0].At.IsZero()
-		st.Platforms = append(st.Platforms, rows...)
+		st.Platforms = append(st.Platforms, g.status()...)
 	}
-	st.Platforms = slices.DeleteFunc(st.Platforms, func(p PlatformStatus) bool { return p.At.IsZero() && asked[p.Platform] })
+	st.Platforms = current(st.Platforms)
 	slices.SortFunc(st.Sessions, func(a, b SessionStatus) int { return a.Since.Compare(b.Since) })
 	slices.SortFunc(st.Listeners, func(a, b ListenerStatus) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(st.Platforms, func(a, b PlatformStatus) int {
@@ -434,18 +454,44 @@ func (l *listener) status(flowing, shaking int) ListenerStatus {
 	return st
 }
 
-// status is one row for each address, and one for a platform that was not asked yet.
+// status is one row for each address of which something is known now, or one
+// without an address.
 func (g *gate) status() []PlatformStatus {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	row := PlatformStatus{Platform: g.platform.Name, ServerName: g.key.serverName}
-	if len(g.posts) == 0 {
-		return []PlatformStatus{row}
-	}
 	var rows []PlatformStatus
 	for _, at := range g.posts {
-		row.Verdict, row.Sessions, row.LastGood = at.verdict, len(at.sessions), at.good.At
+		if !at.isPast(g.s.o.Now()) {
+			one := row
+			one.Verdict, one.Sessions, one.LastGood = at.verdict, len(at.sessions), at.good.At
+			rows = append(rows, one)
+		}
+	}
+	if rows == nil {
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+// current leaves out what says nothing about now: that a platform was not asked
+// by one name where it was by another, and that it could not be asked by one name
+// where it has answered since by another.
+func current(all []PlatformStatus) (kept []PlatformStatus) {
+	for _, p := range all {
+		past := slices.ContainsFunc(all, func(other PlatformStatus) bool {
+			switch {
+			case other.Platform != p.Platform || p.Sessions > 0:
+				return false
+			case p.Result == Unjudged:
+				return other.Result != Unjudged
+			}
+			return (p.Result == Unreachable || p.Result == Declined) && other.Result == Good && other.At.After(p.At) &&
+				(other.Address == p.Address || !p.Address.IsValid())
+		})
+		if !past {
+			kept = append(kept, p)
+		}
+	}
+	return kept
 }

@@ -52,8 +52,9 @@ type Options struct {
 	// Neighbours says which MAC address has an IP address; nil reads the
 	// kernel's table, see ReadNeighbours.
 	Neighbours func(netip.Addr) (MAC, error)
-	// Events is told what happens, from several goroutines, for the audit; nil:
-	// nobody is. It must not wait.
+	// Events is told what happens, from several goroutines, for the audit: who is
+	// refused, or cut by a rule, is in no log but that; nil: nobody is told. It
+	// must not wait.
 	Events func(Event)
 
 	HelloTimeout     time.Duration // for the device's whole ClientHello; 0 is 10 s

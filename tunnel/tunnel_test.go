@@ -153,6 +153,58 @@ func TestAPlatformThatIsSwappedAfterTheGateIsCutInTLS12(t *testing.T) {
 	}
 }
 
+// The certificate is the one that the gate has seen, and the CA has taken it back
+// meanwhile; or what is stapled now is not what the gate would take.
+func TestAStapleOfTheSessionIsJudgedToo(t *testing.T) {
+	a := func(answers ...responder.Answer) []responder.Answer { return answers }
+	for _, test := range []struct {
+		name    string
+		staples []responder.Answer
+		all     bool // that the device asks for them all
+		passes  bool
+		word    string
+	}{
+		{"the leaf is revoked", a(responder.Revoked), false, false, "it was revoked at"},
+		{"the leaf is revoked, among all", a(responder.Revoked), true, false, "it was revoked at"},
+		{"the intermediate is revoked", a(responder.Auto, responder.Revoked), true, false, "it was revoked at"},
+		{"the intermediate is revoked, and the device asks for the leaf's only", a(responder.Auto, responder.Revoked), false, true, ""},
+		{"unknown", a(responder.Unknown), false, false, "does not know it"},
+		{"expired", a(responder.Stale), false, false, "it expired at"},
+		{"signed by a sibling", a(responder.WrongSigner), false, false, "sign"},
+		{"good", a(responder.Good), false, true, ""},
+		{"none", a(responder.None, responder.None), true, true, ""},
+		{"none for the intermediate", a(responder.Auto, responder.None), true, true, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := newFar(t, face{}, face{staples: test.staples})
+			w := newWard(t, f, nil)
+			config := w.deviceConfig(tls.VersionTLS12)
+			config.InsecureSkipVerify = true
+			if test.all {
+				must(t, requestAll(config))
+			}
+			c, err := w.connect(config)
+			if test.passes {
+				must(t, err)
+				w.echo(c, "ping")
+				if s := w.Status(); s.Enforced != 1 || s.Stapled != 0 {
+					t.Errorf("%+v", s)
+				}
+				return
+			}
+			if err == nil {
+				t.Fatal("the device got through")
+			}
+			if e := w.event(RefusedOne); e.Rule != "certificate" || e.Severity != Foreign || !strings.Contains(e.Err.Error(), test.word) || !strings.Contains(e.Err.Error(), "speaks against it") {
+				t.Errorf("%s: %v", e.Rule, e.Err)
+			}
+			if f.received.Load() != 0 || f.shaken.Load() > 1 {
+				t.Errorf("the platform got %d bytes, %d handshakes came to their end", f.received.Load(), f.shaken.Load())
+			}
+		})
+	}
+}
+
 func TestTLS13CannotSeeASwapButTheNextLookDoes(t *testing.T) {
 	f := newFar(t, face{}, face{identity: "platform-revoked"})
 	w := newWard(t, f, nil)

@@ -140,7 +140,7 @@ func (s *Server) drain(all []*session, why error) {
 			return
 		}
 		for _, x := range all {
-			if now.After(late) || now.Sub(x.moved.Last()) >= s.o.Quiet {
+			if now.After(late) || x.silent(now, s.o.Quiet) {
 				x.cut(why)
 			}
 		}

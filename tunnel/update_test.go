@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -144,6 +145,59 @@ func TestNewRootsJudgeOpenSessionsAnew(t *testing.T) {
 	}
 }
 
+// A corrected configuration shows at once what comes of it, also where no device is there.
+func TestAPlatformThatNobodyUsesIsJudgedByNewRoots(t *testing.T) {
+	t.Parallel()
+	f := newFar(t)
+	foreign, err := f.Find("ecc-foreign-root")
+	must(t, err)
+	w := newWard(t, f, func(o *Options) {
+		o.Config.Platforms[0].Roots = x509.NewCertPool()
+		o.Config.Platforms[0].Roots.AddCert(foreign.Certificate)
+	})
+	if _, err := w.connect(w.deviceConfig(tls.VersionTLS12)); err == nil {
+		t.Fatal("it got through")
+	}
+	must(t, w.Update(w.changed(func(c *Config) { c.Platforms[0].Roots = f.Roots() })))
+	if p := w.Status().Platforms[0]; p.Result.Closed() || p.Result != Good && p.Err != nil {
+		t.Errorf("the old fault is still there: %+v", p)
+	}
+	w.until("a good platform", func(s Status) bool { return len(s.Platforms) == 1 && s.Platforms[0].Result == Good })
+}
+
+// A handshake that was under way when the rules changed says nothing about the new ones.
+func TestAHandshakeByOldRulesIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	f := newFar(t)
+	held, free := make(chan struct{}), make(chan struct{})
+	var first sync.Once
+	w := newWard(t, f, func(o *Options) {
+		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			first.Do(func() { close(held); <-free })
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		}
+	})
+	waits := make(chan error, 1)
+	go func() {
+		_, err := w.connect(w.deviceConfig(tls.VersionTLS12))
+		waits <- err
+	}()
+	<-held
+	foreign, err := f.Find("ecc-foreign-root")
+	must(t, err)
+	must(t, w.Update(w.changed(func(c *Config) {
+		c.Platforms[0].Roots = x509.NewCertPool()
+		c.Platforms[0].Roots.AddCert(foreign.Certificate)
+	})))
+	close(free)
+	if err := <-waits; err == nil {
+		t.Error("a device got through by the old roots")
+	}
+	if e := w.event(RefusedOne); e.Rule != "B17" {
+		t.Errorf("%s: %v", e.Rule, e.Err)
+	}
+}
+
 func TestAWrongConfigurationChangesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWard(t, newFar(t), nil)
@@ -234,10 +288,12 @@ func TestStopEndsHandshakesAtOnceAndSaysSo(t *testing.T) {
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("it took %v", took)
 	}
-	if err := <-waits; err == nil {
-		t.Error("the device got through")
+	if err := <-waits; err == nil || !strings.Contains(err.Error(), "user canceled") {
+		t.Errorf("the device is told %v", err)
 	}
-	ended(t, silent)
+	if got := ended(t, silent); got != "\x15\x03\x03\x00\x02\x02\x5a" {
+		t.Errorf("a device that was silent is told %q", got)
+	}
 	if _, err := net.Dial("tcp", f.address()); err != nil {
 		t.Error(err)
 	}
@@ -246,6 +302,54 @@ func TestStopEndsHandshakesAtOnceAndSaysSo(t *testing.T) {
 	}
 	if err := w.Run(context.Background()); err == nil {
 		t.Error("it ran twice")
+	}
+}
+
+// A device that waits while its way is taken out of the configuration is told so.
+func TestAReloadTellsDevicesThatWait(t *testing.T) {
+	t.Parallel()
+	f := newFar(t, face{mute: true})
+	w := newWard(t, f, func(o *Options) { o.GateTimeout = time.Minute })
+	waits := make(chan error, 1)
+	go func() {
+		_, err := w.connect(w.deviceConfig(tls.VersionTLS12))
+		waits <- err
+	}()
+	w.until("a device that waits", func(s Status) bool { return s.Listeners[0].Handshakes == 1 && f.connections.Load() > 0 })
+	must(t, w.Update(Config{}))
+	if err := <-waits; err == nil || !strings.Contains(err.Error(), "user canceled") {
+		t.Errorf("the device is told %v", err)
+	}
+	if e := w.event(RefusedOne); e.Rule != "shutdown" || e.Severity != Passing || !errors.Is(e.Err, errRemoved) {
+		t.Errorf("%+v", e)
+	}
+}
+
+// A session whose bytes wait for a slow receiver is not silent.
+func TestDrainWaitsForAReceiverThatIsSlow(t *testing.T) {
+	t.Parallel()
+	w := newWard(t, newFar(t), func(o *Options) { o.Grace, o.Quiet = time.Minute, time.Second })
+	c := w.device(tls.VersionTLS13)
+	w.echo(c, "it flows")
+	large := strings.Repeat("0123456789abcdef", 2<<20) // more than all buffers take
+	sent := make(chan error, 1)
+	go func() { _, err := io.WriteString(c, large); sent <- err }()
+	w.until("bytes that wait for the device", func(s Status) bool {
+		return len(s.Sessions) == 1 && s.Sessions[0].ToDevice > 0 && time.Since(s.Sessions[0].Last) > 500*time.Millisecond
+	})
+	must(t, w.Update(Config{}))
+	w.until("a drain", func(s Status) bool {
+		return len(s.Sessions) == 1 && s.Sessions[0].Draining && time.Since(s.Sessions[0].Last) > 2*time.Second
+	})
+	got := make([]byte, len(large))
+	_, err := io.ReadFull(c, got)
+	must(t, err)
+	must(t, <-sent)
+	if string(got) != large {
+		t.Error("something else arrived than was sent")
+	}
+	if e := w.event(Closed); e.Result != "drained" || !errors.Is(e.Err, errRemoved) {
+		t.Errorf("%+v", e)
 	}
 }
 

@@ -90,12 +90,14 @@ func (i *Inspector) judgeVersion(h *serverHello) error {
 	const next = "have the same versions enabled at the device and at the platform"
 	switch {
 	case h.version < i.rules.floor():
-		return cut(RuleVersion, alertProtocolVersion, "have at least "+tls.VersionName(i.rules.floor())+" enabled at the platform",
+		return cut(RuleVersion, alertProtocolVersion, "have at least "+tls.VersionName(i.rules.floor())+" enabled at the platform"+i.rules.nextFloor(),
 			"the platform chose %s, and %s is the least here", tls.VersionName(h.version), tls.VersionName(i.rules.floor()))
 	case !i.client.offers(h.version):
 		return cut(RuleVersion, alertProtocolVersion, next, "the platform chose %s, which the device does not offer", tls.VersionName(h.version))
 	case h.version == tls.VersionTLS13 && !i.rules.Allow13:
-		return cut(RuleVersion, alertProtocolVersion, nextAllow13, "the platform chose TLS 1.3, which may not pass here")
+		// The downgrade protection keeps two ends that can do TLS 1.3 from anything else (RFC 8446, section 4.1.3).
+		return cut(RuleVersion, alertProtocolVersion, "switch TLS 1.3 off at the device or at the platform, since two ends that can do it take nothing else, or"+nextAllow13,
+			"the platform chose TLS 1.3, which may not pass here")
 	case h.version != tls.VersionTLS13 && (i.retried || h.isRetry()):
 		return i.platform.malformed(alertIllegalParameter, "a HelloRetryRequest, and then %s", tls.VersionName(h.version))
 	case h.version != tls.VersionTLS13 && i.client.offers(tls.VersionTLS13) && bytes.HasSuffix(h.random, downgraded):
@@ -156,7 +158,7 @@ func (i *Inspector) judgeResumption() error {
 	if i.rules.Resumption {
 		return nil
 	}
-	e := cut(RuleResumption, alertHandshakeFailure, "switch off session resumption (session IDs and tickets) at the device or at the platform, or allow it for this route",
+	e := cut(RuleResumption, alertHandshakeFailure, "switch off session resumption (session IDs and tickets) at the device or at the platform, or set allow_resumption = true in [[tunnel]], which leaves the judgement of the platform to the gate alone",
 		"the platform resumes an earlier session and shows no certificate that could be judged")
 	e.before = recordOf(messageServerHello, i.flight.server.body)
 	return e

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/crypto/cryptobyte"
 )
@@ -125,8 +126,8 @@ func (i *Inspector) judgeFlight(u unit) error {
 	if err := f.judgeSignature(i.client.random, leaf); err != nil {
 		return err
 	}
-	if !known {
-		if err := i.judgeStapled(leaf); err != nil {
+	if f.staples != nil && i.rules.JudgeStapled != nil {
+		if err := i.judgeStapled(leaf, known); err != nil {
 			return err
 		}
 	}
@@ -134,10 +135,14 @@ func (i *Inspector) judgeFlight(u unit) error {
 	return nil
 }
 
-const nextForeign = "find out who answers at the platform's address; if there are several machines or certificates, have the gate judge all of them, or have them staple for their chain (RFC 6961)"
+const (
+	nextForeign = "find out who answers at the platform's address; if it has an RSA certificate beside its ECC one, set two_certificates = true in [[tunnel.platform]]; if there are several machines, have them staple for their chain (RFC 6961)"
+	nextStaple  = "ask the platform's operator why it staples that"
+)
 
-// judgeStapled puts a leaf that the gate has not seen to the judge of its staples.
-func (i *Inspector) judgeStapled(leaf *x509.Certificate) error {
+// judgeStapled puts a flight to the judge of its staples. A response that comes
+// in the very session may be younger than what the gate saw.
+func (i *Inspector) judgeStapled(leaf *x509.Certificate, known bool) error {
 	f := &i.flight
 	chain := []*x509.Certificate{leaf}
 	for n, der := range f.certificates[1:] {
@@ -150,10 +155,14 @@ func (i *Inspector) judgeStapled(leaf *x509.Certificate) error {
 		}
 		chain = append(chain, c)
 	}
-	if err := i.rules.JudgeStapled(chain, f.staples); err != nil {
-		return f.refuse(leaf, RuleCertificate, nextForeign, "it is not the certificate that the gate has judged, and by what is stapled with it it is refused: %v", err).because(err)
+	err := i.rules.JudgeStapled(chain, f.staples, known)
+	switch {
+	case err == nil:
+		return nil
+	case known:
+		return f.refuse(leaf, RuleCertificate, nextStaple, "the gate has judged it good, and what is stapled in this session speaks against it: %v", err).because(err)
 	}
-	return nil
+	return f.refuse(leaf, RuleCertificate, nextForeign, "it is not the certificate that the gate has judged, and by what is stapled with it it is refused: %v", err).because(err)
 }
 
 func tooLarge(c *x509.Certificate) bool {
@@ -171,7 +180,8 @@ func (f *flight) refuse(leaf *x509.Certificate, rule Rule, next, format string, 
 		if len(subject) > maxSubject {
 			subject = subject[:maxSubject] + "…"
 		}
-		e.Certificate += ", " + strconv.QuoteToASCII(subject)
+		// A name has escapes of its own (RFC 4514, section 2.4): once is enough.
+		e.Certificate += ", " + strings.ReplaceAll(strconv.QuoteToASCII(subject), `\\`, `\`)
 	}
 	return e
 }

@@ -183,15 +183,21 @@ func TestRecordsThatAreNoneAreCut(t *testing.T) {
 		{"of a version that is none", []byte{typeHandshake, 3, 4, 0, 1, 2}, RuleFormat, "no TLS record"},
 		{"of another protocol's version", []byte{typeHandshake, 254, 253, 0, 1, 2}, RuleFormat, "no TLS record"},
 		{"heartbeat", []byte{24, 3, 3, 0, 1, 2}, RuleFormat, "no TLS record"},
-		{"HTTP", []byte("HTTP/1.1 400 Bad Request\r\n"), RuleFormat, "no TLS record"},
-		{"MLLP in the clear", []byte("\x0bMSH|^~\\&|"), RuleFormat, "no TLS record"},
+		{"an answer of HTTP", []byte("HTTP/1.1 400 Bad Request\r\n"), RuleFormat, "plain HTTP"},
+		{"a request of HTTP", []byte("GET / HTTP/1.1\r\n"), RuleFormat, "plain HTTP"},
+		{"MLLP in the clear", []byte("\x0bMSH|^~\\&|"), RuleFormat, "an HL7 message without TLS"},
+		{"HL7 in the clear", []byte("MSH|^~\\&|"), RuleFormat, "an HL7 message without TLS"},
+		{"another block of MLLP in the clear", []byte("\x0bhello"), RuleFormat, "an MLLP block without TLS"},
+		{"a load balancer's header", []byte("PROXY TCP4 192.0.2.1"), RuleFormat, "PROXY protocol"},
+		{"SSH", []byte("SSH-2.0-x"), RuleFormat, "SSH"},
+		{"a name", []byte("Doe^Jane"), RuleFormat, "no TLS record"},
 		{"SSL 2", []byte{0x80, 0x2e, 1, 0, 2, 0}, RuleVersion, "SSL 2"},
 		{"an alert of three bytes", []byte{typeAlert, 3, 3, 0, 3, 2, 40, 0}, RuleFormat, ""},
 		{"an alert of no level", []byte{typeAlert, 3, 3, 0, 2, 3, 40}, RuleFormat, ""},
 		{"an encrypted alert", slices.Concat([]byte{typeAlert, 3, 3, 0, 26}, make([]byte, 26)), RuleFormat, ""},
 		{"application data", []byte{typeApplicationData, 3, 3, 0, 1, 2}, RuleFormat, ""},
 		{"ChangeCipherSpec", []byte{typeChangeCipherSpec, 3, 3, 0, 1, 1}, RuleFormat, ""},
-		{"a message of 16 MB", []byte{typeHandshake, 3, 3, 0, 4, 2, 0xff, 0xff, 0xff}, RuleFormat, "declares 16777219 bytes"},
+		{"a message of 16 MB", []byte{typeHandshake, 3, 3, 0, 4, 2, 0xff, 0xff, 0xff}, RuleFormat, "sent a handshake message of 16777219 bytes"},
 	} {
 		for _, s := range shapes[:2] {
 			t.Run(test.name+" "+s.name, func(t *testing.T) {
@@ -213,6 +219,21 @@ func TestRecordsThatAreNoneAreCut(t *testing.T) {
 				}
 				wantOver(t, f)
 			})
+		}
+	}
+}
+
+// What is not TLS may be a patient's: the text has the kind, and no byte of it.
+func TestNoByteOfWhatIsNoTLSIsTold(t *testing.T) {
+	for _, b := range []string{"Doe^Jane", "\x0bDoe^Jane", "GET /Doe^Jane"} {
+		_, err := New(theWard().rules()).Device([]byte(b))
+		text := wantCut(t, err, RuleFormat).Error()
+		for _, form := range []string{"%s", "%x", "% x", "%X"} {
+			for _, part := range []string{"Doe^J", "Doe^", "Doe", "oe^"} {
+				if strings.Contains(text, fmt.Sprintf(form, part)) {
+					t.Errorf("%q: %s", b, text)
+				}
+			}
 		}
 	}
 }

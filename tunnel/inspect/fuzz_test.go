@@ -13,7 +13,7 @@ const fuzzLimit = 8 << 10
 func fuzzRules() Rules {
 	r := theWard().rules()
 	r.MaxHello, r.MaxFlight, r.Resumption, r.Nameless = fuzzLimit, fuzzLimit, true, true
-	r.JudgeStapled = func([]*x509.Certificate, [][]byte) error { return errors.New("none is good") }
+	r.JudgeStapled = func([]*x509.Certificate, [][]byte, bool) error { return errors.New("none is good") }
 	return r
 }
 

@@ -34,7 +34,7 @@ const (
 
 // A Hello is what a device asks for.
 type Hello struct {
-	ServerName string   // in small letters; "" is none
+	ServerName string   // in small letters, as it was sent otherwise; "" is none
 	Versions   []uint16 // those offered that have a name, the highest first
 	ALPN       []string
 	// Staples and StaplesAll say that it asks for the leaf's staple, and for
@@ -161,12 +161,9 @@ func (h *clientHello) readName(s cryptobyte.String) bool {
 			return false
 		}
 	}
-	h.ServerName = lower(string(name))
+	h.ServerName = strings.ToLower(string(name))
 	return true
 }
-
-// lower is a name as names are compared: small letters, no dot at the end.
-func lower(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
 func (h *clientHello) readVersions(s cryptobyte.String) bool {
 	var list cryptobyte.String
@@ -243,10 +240,10 @@ func (r *Rules) judgeHello(h *clientHello) *CutError {
 	}
 	switch {
 	case top < r.floor():
-		return cut(RuleVersion, alertProtocolVersion, "have the device updated or set to at least "+tls.VersionName(r.floor()),
+		return cut(RuleVersion, alertProtocolVersion, "have the device updated or set to at least "+tls.VersionName(r.floor())+r.nextFloor(),
 			"the device offers %s at most, and %s is the least here", versionName(top), tls.VersionName(r.floor()))
 	case !r.Allow13 && !h.offers(tls.VersionTLS12):
-		return cut(RuleVersion, alertProtocolVersion, nextAllow13, "the device speaks TLS 1.3 only, which may not pass here")
+		return cut(RuleVersion, alertProtocolVersion, "have TLS 1.2 enabled at the device, or"+nextAllow13, "the device speaks TLS 1.3 only, which may not pass here")
 	case h.EarlyData:
 		return cut(RuleEarlyData, alertHandshakeFailure, "switch off early data (0-RTT) at the device",
 			"the device wants to send data before anything is judged, which could also be repeated by others (RFC 8446, section 8)")
@@ -254,18 +251,29 @@ func (r *Rules) judgeHello(h *clientHello) *CutError {
 	return r.judgeName(h)
 }
 
-const nextAllow13 = "allow TLS 1.3 for this route, where the gate alone judges the platform, or have TLS 1.2 enabled"
+const nextAllow13 = " set allow_tls13 = true in [[tunnel]], which leaves the judgement of the platform to the gate alone"
+
+// nextFloor is where the floor can be lowered: nowhere below TLS 1.2.
+func (r *Rules) nextFloor() string {
+	if r.floor() > tls.VersionTLS12 {
+		return ", or lower min_tls in [[tunnel]]"
+	}
+	return ""
+}
 
 func (r *Rules) judgeName(h *clientHello) *CutError {
-	const next = "set the platform's name at the device, or add the name that it asks for to the route"
+	const next = "set the platform's name at the device, or add the name that it asks for to server_names in [[tunnel.platform]]"
 	switch {
 	case h.encryptedName:
 		return cut(RuleServerName, alertHandshakeFailure, "switch off encrypted hellos (ECH) at the device", "the device hides the name that it asks for")
 	case h.ServerName == "" && r.Nameless:
 		return nil
 	case h.ServerName == "":
-		return cut(RuleServerName, alertHandshakeFailure, next, "the device asks for no server name (SNI)")
-	case !slices.ContainsFunc(r.ServerNames, func(name string) bool { return lower(name) == h.ServerName }):
+		return cut(RuleServerName, alertHandshakeFailure, "set the platform's name at the device, or default = true in one [[tunnel.platform]]", "the device asks for no server name (SNI)")
+	case strings.HasSuffix(h.ServerName, "."):
+		// The platform would be asked by the gate for another name than by the session.
+		return cut(RuleServerName, alertUnrecognizedName, "take the dot off the platform's name at the device", "the device asks for a server name with a dot at its end (RFC 6066, section 3)")
+	case !slices.ContainsFunc(r.ServerNames, func(name string) bool { return strings.ToLower(strings.TrimSuffix(name, ".")) == h.ServerName }):
 		return cut(RuleServerName, alertUnrecognizedName, next, "the device asks for the server name %s, which is not that of a platform here", strconv.QuoteToASCII(h.ServerName))
 	}
 	return nil

@@ -38,11 +38,13 @@ type Rules struct {
 	Resumption bool
 	// Leaves are the leaf certificates in DER that the gate judged good.
 	Leaves [][]byte
-	// JudgeStapled judges a flight whose leaf is none of Leaves by its own
-	// staples: chain as it was sent, leaf first, and responses in the same
-	// order, fewer where some are missing, an entry nil where there is none. It
-	// has to verify the path and the name too. nil lets none pass.
-	JudgeStapled func(chain []*x509.Certificate, responses [][]byte) error
+	// JudgeStapled judges a flight by its own staples: chain as it was sent,
+	// leaf first, and responses in the same order, fewer where some are missing,
+	// an entry nil where there is none. A leaf of Leaves is known: what is there
+	// must not speak against it. Of any other it has to verify the path and the
+	// name too, and a response for every certificate. nil lets none of those
+	// pass, and looks at no staple.
+	JudgeStapled func(chain []*x509.Certificate, responses [][]byte, known bool) error
 	// ServerNames are the names a device may ask for, in any case of letters.
 	ServerNames []string
 	// Nameless lets a device ask for no name.
@@ -150,6 +152,14 @@ func (i *Inspector) Hello() *Hello {
 		return nil
 	}
 	return &i.client.Hello
+}
+
+// Awaits is who has to send next before the judgement, "device" or "platform".
+func (i *Inspector) Awaits() string {
+	if i.state == awaitHello {
+		return i.device.from
+	}
+	return i.platform.from
 }
 
 // Expect sets what the gate has said meanwhile in place of Rules.Leaves. It has

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"bytes"
 	"crypto/tls"
 	"encoding/binary"
 	"slices"
@@ -69,7 +70,7 @@ func (s *stream) next() (u unit, ok bool, err error) {
 		}
 		if content != typeHandshake {
 			if len(s.pending) > 0 {
-				return unit{}, false, s.malformed(alertUnexpectedMessage, "a record of type %d comes in the middle of a handshake message", content)
+				return unit{}, false, s.malformed(alertUnexpectedMessage, "a record of type %d in the middle of a handshake message", content)
 			}
 			return unit{content: content, body: body, last: true}, true, nil
 		}
@@ -90,7 +91,7 @@ func (s *stream) message() (u unit, ok bool, err error) {
 	head := binary.BigEndian.Uint32(s.pending)
 	n := messageHead + int(head&0xffffff)
 	if n > s.limit {
-		return unit{}, false, s.malformed(alertDecode, "a handshake message declares %d bytes; %d are the limit", n, s.limit)
+		return unit{}, false, s.malformed(alertDecode, "a handshake message of %d bytes; %d are the limit", n, s.limit)
 	}
 	if len(s.pending) < n {
 		return unit{}, false, nil
@@ -115,7 +116,7 @@ func (s *stream) record() (content byte, body []byte, ok bool, err error) {
 	case b[0]&0x80 != 0 && b[2] == messageClientHello:
 		return 0, nil, false, s.cut(RuleVersion, alertProtocolVersion, "a hello of SSL 2")
 	case b[0] < typeChangeCipherSpec || b[0] > typeApplicationData || b[1] != 3 || b[2] > 3:
-		return 0, nil, false, s.malformed(alertUnexpectedMessage, "what begins with the bytes % x is no TLS record", b[:3])
+		return 0, nil, false, s.foreign(b[:recordHead])
 	case n == 0 || n > maxFragment:
 		alert := alertRecordOverflow
 		if n == 0 {
@@ -139,6 +140,31 @@ func recordOf(message byte, body []byte) []byte {
 	}
 	head := []byte{typeHandshake, 3, 3, byte(n >> 8), byte(n), message, 0, byte(len(body) >> 8), byte(len(body))}
 	return slices.Concat(head, body)
+}
+
+// protocols are what comes in place of TLS, by how it begins.
+var protocols = []struct {
+	name   string
+	begins []string
+}{
+	{"an HL7 message without TLS", []string{"\x0bMSH", "\x0bFHS", "\x0bBHS", "MSH|", "FHS|", "BHS|"}},
+	{"an MLLP block without TLS", []string{"\x0b"}},
+	{"plain HTTP", []string{"GET ", "PUT ", "POST ", "HEAD ", "PATCH", "DELET", "OPTIO", "CONNE", "TRACE", "PRI *", "HTTP/"}},
+	{"SSH", []string{"SSH-"}},
+	{"a header of the PROXY protocol, which is not understood here", []string{"PROXY", "\r\n\r\n\x00"}},
+}
+
+// foreign is a refusal of what is no TLS. It tells the kind, and no byte of it:
+// that may be a patient's.
+func (s *stream) foreign(b []byte) *CutError {
+	for _, p := range protocols {
+		if slices.ContainsFunc(p.begins, func(begin string) bool { return bytes.HasPrefix(b, []byte(begin)) }) {
+			e := s.malformed(alertUnexpectedMessage, "%s", p.name)
+			e.Next = "have TLS switched on at the " + s.from + ", or see what else is there"
+			return e
+		}
+	}
+	return s.malformed(alertUnexpectedMessage, "something that is no TLS record")
 }
 
 func (s *stream) malformed(alert tls.AlertError, format string, args ...any) *CutError {

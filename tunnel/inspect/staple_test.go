@@ -36,13 +36,17 @@ func respond(t testing.TB, about *x509.Certificate, issuer, by *entry, status in
 }
 
 // judge is a judge as the gate would set it: path and name, then a good response
-// for every certificate but the root.
-func (w *ward) judge(chain []*x509.Certificate, responses [][]byte) error {
+// for every certificate but the root; of a known leaf, no other than good ones.
+func (w *ward) judge(chain []*x509.Certificate, responses [][]byte, known bool) error {
 	paths, err := chain[0].Verify(x509.VerifyOptions{Roots: w.root.pool(), DNSName: host})
 	if err != nil {
 		return err
 	}
-	return revocation.Refusal(revocation.Judge(paths[0], revocation.Stapled(responses), time.Now(), revocation.Rules{}))
+	err = revocation.Refusal(revocation.Judge(paths[0], revocation.Stapled(responses), time.Now(), revocation.Rules{}))
+	if v, ok := errors.AsType[revocation.Verdict](err); ok && known && v.Kind == revocation.Missing {
+		return nil
+	}
+	return err
 }
 
 // swapped is a flight whose leaf the gate has not seen, with its key.
@@ -89,6 +93,34 @@ func TestALeafThatTheGateHasNotSeenPassesByItsOwnStaplesOnly(t *testing.T) {
 	})
 }
 
+// The gate has judged the leaf good; what comes in the session itself may be younger.
+func TestAStapleSpeaksAgainstALeafThatTheGateHasSeen(t *testing.T) {
+	w := theWard()
+	response := func(status int, age time.Duration) []byte { return respond(t, w.ecc.cert, w.root, w.root, status, age) }
+	good := response(ocsp.Good, 0)
+	with := func(kind byte, body []byte) func(*tape, *Rules) {
+		return func(tp *tape, r *Rules) {
+			r.JudgeStapled = w.judge
+			tp.staple(kind, body)
+		}
+	}
+	one, all := func(der []byte) []byte { return list24([][]byte{der})[3:] }, func(ders ...[]byte) []byte { return list24(ders) }
+	mended := with(statusOCSP, one(good))
+	wantFlaws(t, theTape, []flaw{
+		{"that of the leaf alone, revoked", with(statusOCSP, one(response(ocsp.Revoked, 0))), mended, RuleCertificate, "speaks against it"},
+		{"that of the leaf in the list, revoked", with(statusOCSPMulti, all(response(ocsp.Revoked, 0))), with(statusOCSPMulti, all(good)), RuleCertificate, "revoked"},
+		{"expired", with(statusOCSP, one(response(ocsp.Good, 2*time.Hour))), mended, RuleCertificate, "expired"},
+		{"unknown", with(statusOCSP, one(response(ocsp.Unknown, 0))), mended, RuleCertificate, "does not know it"},
+		{"about another", with(statusOCSP, one(respond(t, w.other.cert, w.root, w.root, ocsp.Good, 0))), mended, RuleCertificate, "another certificate"},
+		{"none for the leaf, which the gate has vouched for", with(statusOCSPMulti, all(response(ocsp.Revoked, 0))), with(statusOCSPMulti, all(nil)), RuleCertificate, "revoked"},
+	})
+	tp, rules := theTape(t), w.rules()
+	mended(tp, &rules)
+	if f := tp.run(rules, shapes[0]); f.err != nil || f.i.Verdict().Stapled || !f.i.Verdict().Enforced {
+		t.Errorf("%v: %+v", f.err, f.i.Verdict())
+	}
+}
+
 func TestTheVerdictSaysThatStaplesDecided(t *testing.T) {
 	w := theWard()
 	tp, rules := swapped(t), w.rules()
@@ -106,9 +138,9 @@ func TestTheJudgeGetsWhatWasSentInItsOrder(t *testing.T) {
 	tp, rules, refusal := swapped(t), w.rules(), errors.New("refused")
 	tp.staple(statusOCSPMulti, list24([][]byte{nil, []byte("second")}))
 	called := 0
-	rules.JudgeStapled = func(chain []*x509.Certificate, responses [][]byte) error {
+	rules.JudgeStapled = func(chain []*x509.Certificate, responses [][]byte, known bool) error {
 		called++
-		if len(chain) != 2 || !chain[0].Equal(w.other.cert) || !chain[1].Equal(w.root.cert) || len(responses) != 2 || responses[0] != nil || string(responses[1]) != "second" {
+		if known || len(chain) != 2 || !chain[0].Equal(w.other.cert) || !chain[1].Equal(w.root.cert) || len(responses) != 2 || responses[0] != nil || string(responses[1]) != "second" {
 			t.Errorf("%d certificates, %q", len(chain), responses)
 		}
 		return refusal
@@ -126,7 +158,7 @@ func TestHugeKeysAreNotWorkedWith(t *testing.T) {
 	huge := certify(t, w, &rsa.PublicKey{N: n, E: 65537})
 	for _, leaf := range []bool{true, false} {
 		tp, rules := swapped(t), w.rules()
-		rules.JudgeStapled = func([]*x509.Certificate, [][]byte) error { t.Error("it was put to the judge"); return nil }
+		rules.JudgeStapled = func([]*x509.Certificate, [][]byte, bool) error { t.Error("it was put to the judge"); return nil }
 		if leaf {
 			tp = record(t, firstOf(w.ends(w.rsa)), secondOf(w.ends(w.rsa)))
 			tp.certificates(huge)
