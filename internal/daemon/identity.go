@@ -195,7 +195,7 @@ func (u *identityUnit) wait(ctx context.Context) {
 		select {
 		case <-u.health.turned:
 			if u.health.well() {
-				u.d.resume()
+				u.recovered()
 			}
 			continue
 		case <-next.C:
@@ -203,6 +203,18 @@ func (u *identityUnit) wait(ctx context.Context) {
 		}
 		return
 	}
+}
+
+// recovered has everything tried now that the TPM kept from coming about.
+func (u *identityUnit) recovered() {
+	u.mu.Lock()
+	for _, a := range []*attempt{&u.trial, &u.renewal} {
+		if tpm.FaultOf(a.fault) != "" {
+			a.again = time.Time{}
+		}
+	}
+	u.mu.Unlock()
+	u.d.resume()
 }
 
 // tick is one look at everything.
@@ -478,8 +490,12 @@ func (u *identityUnit) raise(c *conditions) {
 
 func (u *identityUnit) raiseRenewal(c *conditions) {
 	if u.trial.fault != nil {
+		next := "See the platform's log: does it know the CA of the new certificate?"
+		if tpm.FaultOf(u.trial.fault) != "" {
+			next = "See the condition of the TPM or of the key: no platform has been asked."
+		}
 		c.raise(status.Degraded, "certificate-untried", "", u.trial.since, "A new certificate waits, and no platform has taken it: "+u.trial.fault.Error()+". The one before goes on.",
-			"See the platform's log: does it know the CA of the new certificate? gatewayd tries again by itself.")
+			next+" gatewayd tries again by itself.")
 	}
 	if _, pending := errors.AsType[*est.Pending](u.renewal.fault); pending {
 		c.raise(status.Degraded, "renewal-pending", "", u.renewal.since, "The CA has the request for a new certificate and has not decided.", "Have the request approved at the CA; gatewayd asks again by itself.")
