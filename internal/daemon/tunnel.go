@@ -2,10 +2,13 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/internal/config"
@@ -18,6 +21,7 @@ import (
 // platform. Once made it stays: a reload changes what it does.
 type tunnelUnit struct {
 	server *tunnel.Server
+	audit  *audit
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -59,9 +63,10 @@ func (d *Daemon) planTunnel(c *config.Config, i identity) (tunnelPlan, error) {
 	if err != nil {
 		return p, err
 	}
-	server, err := tunnel.New(tunnel.Options{Config: p.settings, Floor: d.options.Floor, Listen: d.options.Listen,
+	trail := newAudit(d.log, d.options.Now)
+	server, err := tunnel.New(tunnel.Options{Config: p.settings, Floor: d.options.Floor, Listen: d.options.Listen, Events: trail.note,
 		Grace: d.options.Grace / 2, Now: d.options.Now, Log: d.log})
-	p.fresh = &tunnelUnit{server: server, done: make(chan struct{})}
+	p.fresh = &tunnelUnit{server: server, audit: trail, done: make(chan struct{})}
 	return p, err
 }
 
@@ -99,7 +104,7 @@ func (u *tunnelUnit) start(ctx context.Context) {
 func (u *tunnelUnit) report() *status.Tunnel {
 	s := u.server.Status()
 	r := &status.Tunnel{Listeners: []status.TunnelListener{}, Sessions: []status.TunnelSession{}, Platforms: []status.TunnelPlatform{},
-		Accepted: s.Accepted, Opened: s.Opened, Enforced: s.Enforced, GateOnly: s.GateOnly, Refused: s.Refused, Ended: s.Ended, Gate: map[string]uint64{},
+		Accepted: s.Accepted, Probes: s.Probes, Opened: s.Opened, Enforced: s.Enforced, GateOnly: s.GateOnly, Ended: s.Ended, Gate: map[string]uint64{},
 		ToPlatform: s.ToPlatform, ToDevice: s.ToDevice, Panics: s.Panics}
 	for result, n := range s.Gate {
 		r.Gate[result.String()] = n
@@ -108,39 +113,38 @@ func (u *tunnelUnit) report() *status.Tunnel {
 		r.Listeners = append(r.Listeners, status.TunnelListener{Name: l.Name, Listen: l.Address, Address: l.Bound, Since: l.Since, Fault: text(l.Fault), Sessions: l.Sessions, Handshakes: l.Handshakes})
 	}
 	for _, p := range s.Platforms {
-		one := status.TunnelPlatform{Name: p.Platform, ServerName: p.ServerName, Sessions: p.Sessions, Gate: p.Result.String(), Judged: p.At, Fault: text(p.Err), LastGood: p.LastGood, Until: p.Until}
-		if p.Address.IsValid() {
-			one.Address = p.Address.String()
-		}
-		r.Platforms = append(r.Platforms, one)
+		r.Platforms = append(r.Platforms, gateRow(p))
 	}
 	for _, x := range s.Sessions {
 		r.Sessions = append(r.Sessions, status.TunnelSession{Tunnel: x.Listener, Device: x.Device.String(), Since: x.Since, Platform: x.Platform, Address: x.Address.String(),
 			ServerName: x.ServerName, TLS: tls.VersionName(x.Version), Enforced: x.Enforced, ToPlatform: x.ToPlatform, ToDevice: x.ToDevice, Last: x.Last})
 	}
-	for _, f := range s.Refusals {
-		r.Refusals = append(r.Refusals, status.Refusal{Time: f.Time, Remote: f.Device.String(), Rule: f.Rule, Reason: f.Reason})
-	}
+	u.audit.report(r)
 	return r
+}
+
+func gateRow(p tunnel.PlatformStatus) status.TunnelPlatform {
+	row := status.TunnelPlatform{Name: p.Platform, ServerName: p.ServerName, Sessions: p.Sessions, Gate: p.Result.String(), Closed: p.Result.Closed(),
+		Judged: p.At, LastGood: p.LastGood, Until: p.Until}
+	if row.Closed {
+		row.Fault = text(p.Err)
+	}
+	if p.Address.IsValid() {
+		row.Address = p.Address.String()
+	}
+	return row
 }
 
 // tunnel raises the conditions of the tunnels.
 func (c *conditions) tunnel(s *status.Tunnel) {
-	for _, l := range s.Listeners {
+	c.gates(s.Platforms)
+	for i := range s.Listeners {
+		l := &s.Listeners[i]
 		if l.Address == "" && l.Fault != "" {
 			c.raise(status.Degraded, "tunnel-closed", l.Name, l.Since, "Devices cannot connect to the tunnel: "+l.Fault+".",
 				"Look at listen in [[tunnel]]: is the address one of this machine, and the port free? gatewayd tries again by itself.")
 		}
-	}
-	for _, p := range s.Platforms {
-		if p.Fault != "" {
-			c.raise(status.Degraded, "tunnel-gate-closed", p.Name, p.Judged, "No session passes to the platform: "+p.Fault+".",
-				"Do what it says; the next device that connects has the platform judged anew.")
-		}
-	}
-	if latest := lastTunnelRefusal(s.Refusals); c.report.Now.Sub(latest.Time) < recently {
-		c.raise(status.Degraded, "tunnel-refused", "", latest.Time, "The session of a device at "+latest.Remote+" was refused: "+latest.Reason+".",
-			"If it is a device of this place, correct what it says; the log has all refusals: journalctl -u gatewayd.")
+		c.refusals(l, s)
 	}
 	if s.Panics > 0 {
 		c.raise(status.Degraded, "program-fault", "tunnel", time.Time{}, "A fault of the program was contained to a session of the tunnel.",
@@ -148,17 +152,97 @@ func (c *conditions) tunnel(s *status.Tunnel) {
 	}
 }
 
-// lastTunnelRefusal is the latest one that an operator can do something about:
-// not that of a closed gate, which is a condition of its own, and not a
-// connection that broke off or was never used.
-func lastTunnelRefusal(all []status.Refusal) (latest status.Refusal) {
-	for _, r := range all {
-		switch r.Rule {
-		case "network", "rate", "limit", "server name", "version", "early data", "resumption", "key exchange", "certificate", "signature":
-			if r.Time.After(latest.Time) {
-				latest = r
-			}
+// gates raises what is wrong with platforms, once for each: what keeps one name
+// from it mostly keeps them all.
+func (c *conditions) gates(rows []status.TunnelPlatform) {
+	closed := map[string][]status.TunnelPlatform{}
+	for _, row := range rows {
+		if row.Closed && !c.past(row, rows) {
+			closed[row.Name] = append(closed[row.Name], row)
 		}
 	}
-	return latest
+	for name, all := range closed {
+		latest := slices.MaxFunc(all, func(a, b status.TunnelPlatform) int { return a.Judged.Compare(b.Judged) })
+		c.raise(status.Degraded, "tunnel-gate-closed", name, latest.Judged, "No new session "+asked(all)+" passes to the platform: "+latest.Fault+".",
+			"Do what it says; the next device that connects has the platform judged anew.")
+	}
+}
+
+// past reports whether a closed gate is one that no device asks for any more,
+// while devices get through to the platform by another name or at another address.
+func (c *conditions) past(row status.TunnelPlatform, rows []status.TunnelPlatform) bool {
+	return c.report.Now.Sub(row.Judged) >= recently && slices.ContainsFunc(rows, func(other status.TunnelPlatform) bool {
+		return other.Name == row.Name && other.Gate == tunnel.Good.String() && other.Judged.After(row.Judged)
+	})
+}
+
+// asked says which sessions rows are about, by what these ask for.
+func asked(rows []status.TunnelPlatform) string {
+	var ways []string
+	for _, row := range rows {
+		if row.ServerName == "" {
+			ways = append(ways, "without a name")
+		} else {
+			ways = append(ways, "by the name "+row.ServerName)
+		}
+	}
+	slices.Sort(ways)
+	return strings.Join(slices.Compact(ways), " or ")
+}
+
+// refusals raises the gravest of the latest refusals of a tunnel. Those that
+// speak against a platform have a condition of their own, for who is merely not
+// let in is no reason to overlook them.
+func (c *conditions) refusals(l *status.TunnelListener, s *status.Tunnel) {
+	var gravest, foreign *status.TunnelRefusal
+	for i := range s.Refusals {
+		r := &s.Refusals[i]
+		if r.Tunnel != l.Name || c.report.Now.Sub(r.Time) >= recently {
+			continue
+		}
+		if tunnel.SeverityOf(r.Rule) == tunnel.Foreign {
+			foreign = graver(foreign, r)
+		} else if worthAWord(r.Rule) {
+			gravest = graver(gravest, r)
+		}
+	}
+	if r := foreign; r != nil {
+		c.raise(status.Degraded, "tunnel-platform-unproved", r.Platform, r.Time, "A device at "+r.Device+" met a platform that did not show that it is the one that was judged: "+r.Reason+".",
+			"If the platform has several machines or certificates, see two_certificates and Limits in doc/tunnel.md; if not, somebody else may answer in its place: look who. "+logged(l, r.Rule))
+	}
+	if r := gravest; r != nil {
+		c.raise(status.Degraded, "tunnel-refused", l.Name, r.Time, "A device at "+r.Device+" did not get through: "+r.Reason+".", "If it is a device of this place, correct what it says. "+logged(l, r.Rule))
+	}
+}
+
+// graver is the one that matters more; of equals the later.
+func graver(a, b *status.TunnelRefusal) *status.TunnelRefusal {
+	if a == nil {
+		return b
+	}
+	if order := cmp.Compare(tunnel.SeverityOf(a.Rule), tunnel.SeverityOf(b.Rule)); order > 0 || order == 0 && a.Time.After(b.Time) {
+		return a
+	}
+	return b
+}
+
+// worthAWord reports whether an operator can do something about a refusal: not
+// about a connection that broke off or was never used. A closed gate has a
+// condition of its own.
+func worthAWord(rule string) bool {
+	switch tunnel.SeverityOf(rule) {
+	case tunnel.Access, tunnel.Settings:
+		return true
+	case tunnel.Trouble:
+		return strings.HasSuffix(rule, " late")
+	}
+	return false
+}
+
+// logged says how much of the refusals by a rule is in the log.
+func logged(l *status.TunnelListener, rule string) string {
+	if n := l.Unlogged[rule]; n > 0 {
+		return fmt.Sprintf("Of the %d refusals by this rule %d were too many for the log; it has the others: journalctl -u gatewayd.", l.Refused[rule], n)
+	}
+	return "The log has all refusals by this rule: journalctl -u gatewayd."
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/bedside-gateway/gatewayd/internal/sim/pki"
 	"github.com/bedside-gateway/gatewayd/internal/sim/platform"
 	"github.com/bedside-gateway/gatewayd/internal/sim/responder"
+	"github.com/bedside-gateway/gatewayd/internal/status"
 	"github.com/bedside-gateway/gatewayd/northbound"
 	"github.com/bedside-gateway/gatewayd/pcd"
 	"github.com/bedside-gateway/gatewayd/tlspolicy"
@@ -179,6 +180,90 @@ func TestWhatATunnelCannotBePutToWorkWith(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	h.send(c, "T1")
+}
+
+// conditionsOf are those that a state of the tunnels raises.
+func conditionsOf(now time.Time, s status.Tunnel) []status.Condition {
+	r := status.Report{Now: now}
+	(&conditions{report: &r}).tunnel(&s)
+	r.Judge()
+	return r.Conditions
+}
+
+func TestAClosedGateNamesWhatDevicesAskForAndOnlyWhileTheyDo(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	row := func(name, result string, ago time.Duration) status.TunnelPlatform {
+		return status.TunnelPlatform{Name: "hospital", ServerName: name, Gate: result, Closed: result == "refused", Fault: "fault of " + name, Judged: now.Add(-ago)}
+	}
+	for name, s := range map[string]struct {
+		rows []status.TunnelPlatform
+		want string // of the text; empty: no condition
+	}{
+		"a name":                            {[]status.TunnelPlatform{row("a.example", "refused", time.Minute)}, "No new session by the name a.example passes to the platform: fault of a.example."},
+		"no name":                           {[]status.TunnelPlatform{row("", "refused", time.Minute)}, "No new session without a name passes to the platform: fault of ."},
+		"one name of two":                   {[]status.TunnelPlatform{row("a.example", "refused", time.Minute), row("b.example", "good", time.Second)}, "No new session by the name a.example passes"},
+		"two names, the latest fault":       {[]status.TunnelPlatform{row("a.example", "refused", time.Minute), row("b.example", "refused", time.Second)}, "No new session by the name a.example or by the name b.example passes to the platform: fault of b.example."},
+		"a name at two addresses":           {[]status.TunnelPlatform{row("a.example", "refused", time.Minute), row("a.example", "refused", time.Second)}, "No new session by the name a.example passes"},
+		"a name that nobody asks for":       {[]status.TunnelPlatform{row("a.example", "refused", recently), row("b.example", "good", time.Second)}, ""},
+		"the only name, long ago":           {[]status.TunnelPlatform{row("a.example", "refused", 24*time.Hour)}, "No new session by the name a.example passes"},
+		"a name after all others":           {[]status.TunnelPlatform{row("a.example", "refused", recently), row("b.example", "good", recently+1)}, "No new session by the name a.example passes"},
+		"a name while nothing else is good": {[]status.TunnelPlatform{row("a.example", "refused", recently), row("b.example", "unjudged", 0)}, "No new session by the name a.example passes"},
+		"a platform that was not asked yet": {[]status.TunnelPlatform{row("a.example", "unjudged", 0)}, ""},
+		"a good one":                        {[]status.TunnelPlatform{row("a.example", "good", time.Second)}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := conditionsOf(now, status.Tunnel{Platforms: s.rows})
+			if s.want == "" && len(got) == 0 {
+				return
+			}
+			if len(got) != 1 || s.want == "" || got[0].Name != "tunnel-gate-closed" || got[0].Subject != "hospital" || !strings.Contains(got[0].Text, s.want) {
+				t.Errorf("%+v, want %q", got, s.want)
+			}
+		})
+	}
+}
+
+func TestOfTheRefusalsOfATunnelTheGravestIsToldAndWhatTheLogLacks(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	refusal := func(rule string, ago time.Duration) status.TunnelRefusal {
+		return status.TunnelRefusal{Time: now.Add(-ago), Tunnel: "icu", Device: "10.20.0.5:4000", Platform: "hospital", Rule: rule, Reason: "reason of " + rule}
+	}
+	for name, s := range map[string]struct {
+		all  []status.TunnelRefusal
+		want []string // name, subject and text of each
+	}{
+		"a stranger":                              {[]status.TunnelRefusal{refusal("network", time.Minute)}, []string{"tunnel-refused icu A device at 10.20.0.5:4000 did not get through: reason of network."}},
+		"long ago":                                {[]status.TunnelRefusal{refusal("network", recently)}, nil},
+		"a device that speaks the wrong version":  {[]status.TunnelRefusal{refusal("version", time.Minute), refusal("network", time.Second)}, []string{"tunnel-refused icu A device at 10.20.0.5:4000 did not get through: reason of version."}},
+		"two of a kind, the later":                {[]status.TunnelRefusal{refusal("rate", time.Minute), refusal("network", time.Second)}, []string{"tunnel-refused icu A device at 10.20.0.5:4000 did not get through: reason of network."}},
+		"another platform, and a stranger":        {[]status.TunnelRefusal{refusal("network", time.Second), refusal("certificate", time.Minute)}, []string{"tunnel-platform-unproved hospital A device at 10.20.0.5:4000 met a platform that did not show that it is the one that was judged: reason of certificate.", "tunnel-refused icu A device"}},
+		"a signature":                             {[]status.TunnelRefusal{refusal("signature", time.Minute)}, []string{"tunnel-platform-unproved hospital"}},
+		"a platform that turns devices away":      {[]status.TunnelRefusal{refusal("ended by platform", time.Minute)}, []string{"tunnel-refused icu A device at 10.20.0.5:4000 did not get through: reason of ended by platform."}},
+		"a device that turns the platform away":   {[]status.TunnelRefusal{refusal("ended by device", time.Minute)}, []string{"tunnel-refused icu"}},
+		"a platform that is slow":                 {[]status.TunnelRefusal{refusal("platform late", time.Minute)}, []string{"tunnel-refused icu"}},
+		"a device that is slow":                   {[]status.TunnelRefusal{refusal("device late", time.Minute)}, []string{"tunnel-refused icu"}},
+		"bytes that are no TLS":                   {[]status.TunnelRefusal{refusal("format", time.Minute)}, []string{"tunnel-refused icu"}},
+		"what the gate says, the gate tells":      {[]status.TunnelRefusal{refusal("B18", time.Minute), refusal("unreachable", time.Minute)}, nil},
+		"a connection that broke, or never spoke": {[]status.TunnelRefusal{refusal("broken", time.Minute), refusal("silent", time.Minute), refusal("shutdown", time.Minute)}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for unlogged, tail := range map[uint64]string{0: "The log has all refusals by this rule: journalctl -u gatewayd.", 4: "Of the 9 refusals by this rule 4 were too many for the log; it has the others: journalctl -u gatewayd."} {
+				l := status.TunnelListener{Name: "icu", Address: "x", Refused: map[string]uint64{}, Unlogged: map[string]uint64{}}
+				for _, r := range s.all {
+					l.Refused[r.Rule], l.Unlogged[r.Rule] = 9, unlogged
+				}
+				got := conditionsOf(now, status.Tunnel{Listeners: []status.TunnelListener{l, {Name: "or", Address: "y"}}, Refusals: s.all})
+				if len(got) != len(s.want) {
+					t.Fatalf("%+v, want %q", got, s.want)
+				}
+				for i, c := range got {
+					if !strings.HasPrefix(c.Name+" "+c.Subject+" "+c.Text, s.want[i]) || !strings.HasSuffix(c.Next, tail) {
+						t.Errorf("%+v, want %q and %q", c, s.want[i], tail)
+					}
+				}
+			}
+		})
+	}
 }
 
 func TestTooFewDescriptorsForTheSessionsAreACondition(t *testing.T) {

@@ -14,14 +14,14 @@ type Tunnel struct {
 	Listeners  []TunnelListener  `json:"listeners"`
 	Platforms  []TunnelPlatform  `json:"platforms"`
 	Sessions   []TunnelSession   `json:"sessions"`
-	Accepted   uint64            `json:"accepted"`  // connections
-	Opened     uint64            `json:"opened"`    // sessions that flowed
-	Enforced   uint64            `json:"enforced"`  // of those: the platform's certificate in them was judged
-	GateOnly   uint64            `json:"gate_only"` // of those: on the word of the gate alone
-	Refused    map[string]uint64 `json:"refused"`   // connections, by rule
-	Refusals   []Refusal         `json:"last_refusals,omitempty"`
-	Ended      map[string]uint64 `json:"ended"` // sessions, by how
-	Gate       map[string]uint64 `json:"gate"`  // handshakes of the gate, by verdict
+	Accepted   uint64            `json:"accepted"`                // connections
+	Probes     uint64            `json:"probes"`                  // of those: closed again without a byte
+	Opened     uint64            `json:"opened"`                  // sessions that flowed
+	Enforced   uint64            `json:"enforced"`                // of those: the platform's certificate in them was judged
+	GateOnly   uint64            `json:"gate_only"`               // of those: on the word of the gate alone
+	Refusals   []TunnelRefusal   `json:"last_refusals,omitempty"` // the latest of each tunnel by each rule
+	Ended      map[string]uint64 `json:"ended"`                   // sessions, by how
+	Gate       map[string]uint64 `json:"gate"`                    // handshakes of the gate, by verdict
 	ToPlatform uint64            `json:"bytes_to_platform"`
 	ToDevice   uint64            `json:"bytes_to_device"`
 	Panics     uint64            `json:"panics"`
@@ -35,7 +35,20 @@ type TunnelListener struct {
 	Since      time.Time `json:"since,omitzero"`
 	Fault      string    `json:"fault,omitempty"`
 	Sessions   int       `json:"sessions"`
-	Handshakes int       `json:"handshakes"` // under way
+	Handshakes int       `json:"handshakes"` // devices that connected and are not through yet
+
+	Refused  map[string]uint64 `json:"refused"`            // connections, by rule
+	Unlogged map[string]uint64 `json:"unlogged,omitempty"` // of those: that are not in the log, for there were too many
+}
+
+// A TunnelRefusal is a connection of a device that did not get through.
+type TunnelRefusal struct {
+	Time     time.Time `json:"time"`
+	Tunnel   string    `json:"tunnel"`
+	Device   string    `json:"device"`             // its address
+	Platform string    `json:"platform,omitempty"` // empty where it was not known yet
+	Rule     string    `json:"rule"`
+	Reason   string    `json:"reason"`
 }
 
 // A TunnelPlatform is what the gate knows of a platform at one address by one name.
@@ -45,6 +58,7 @@ type TunnelPlatform struct {
 	Address    string    `json:"address,omitempty"`     // empty where it was not reached
 	Sessions   int       `json:"sessions"`
 	Gate       string    `json:"gate"` // unjudged, good, refused, unreachable or declined
+	Closed     bool      `json:"closed"`
 	Judged     time.Time `json:"judged,omitzero"`
 	Fault      string    `json:"fault,omitempty"`
 	LastGood   time.Time `json:"last_good,omitzero"`
@@ -82,31 +96,69 @@ func (r *Report) writeTunnel(b *strings.Builder) {
 		t.Flush()
 	}
 	b.WriteByte('\n')
-	for _, p := range s.Platforms {
-		fmt.Fprintf(b, "gate of %s: %s", p.Name, p.Gate)
-		if !p.Judged.IsZero() {
-			fmt.Fprintf(b, " %s", ago(r.Now, p.Judged))
-		}
-		if p.ServerName != "" {
-			fmt.Fprintf(b, " as %s", p.ServerName)
-		}
-		if p.Address != "" {
-			fmt.Fprintf(b, " at %s", p.Address)
-		}
-		fmt.Fprintf(b, ", %d sessions\n", p.Sessions)
+	for i := range s.Platforms {
+		s.Platforms[i].write(b, r.Now)
 	}
+	for i := range s.Listeners {
+		s.Listeners[i].write(b)
+	}
+	refused, unlogged := s.refused()
+	fmt.Fprintf(b, "tunnel: %d sessions carried, %d of them enforced, %d connections refused", s.Opened, s.Enforced, refused)
+	if unlogged > 0 {
+		fmt.Fprintf(b, ", %d of them too many for the log", unlogged)
+	}
+	b.WriteByte('\n')
+}
+
+func (p *TunnelPlatform) write(b *strings.Builder, now time.Time) {
+	fmt.Fprintf(b, "gate of %s: ", p.Name)
+	if p.unjudged() {
+		b.WriteString("not asked yet")
+	} else {
+		fmt.Fprintf(b, "%s %s", p.Gate, ago(now, p.Judged))
+	}
+	if p.ServerName != "" {
+		fmt.Fprintf(b, " as %s", p.ServerName)
+	}
+	if p.Address != "" {
+		fmt.Fprintf(b, " at %s", p.Address)
+	}
+	fmt.Fprintf(b, ", %d sessions\n", p.Sessions)
+}
+
+// unjudged reports whether it was not asked since its rules changed last.
+func (p *TunnelPlatform) unjudged() bool { return p.Gate != "good" && !p.Closed }
+
+func (l *TunnelListener) write(b *strings.Builder) {
+	state := "closed, " + l.Listen
+	if l.Address != "" {
+		state = "listening on " + l.Address
+	}
+	fmt.Fprintf(b, "tunnel %s: %s, %d sessions", l.Name, state, l.Sessions)
+	if l.Handshakes > 0 {
+		fmt.Fprintf(b, ", %d connected and not through yet", l.Handshakes)
+	}
+	if n := sum(l.Refused); n > 0 {
+		fmt.Fprintf(b, ", %d refused", n)
+	}
+	b.WriteByte('\n')
+}
+
+// refused is how many connections did not get through, and how many of those
+// are not in the log.
+func (s *Tunnel) refused() (all, unlogged uint64) {
 	for _, l := range s.Listeners {
-		state := "closed, " + l.Listen
-		if l.Address != "" {
-			state = "listening on " + l.Address
-		}
-		fmt.Fprintf(b, "tunnel %s: %s, %d sessions\n", l.Name, state, l.Sessions)
+		all += sum(l.Refused)
+		unlogged += sum(l.Unlogged)
 	}
-	refused := uint64(0)
-	for _, n := range s.Refused {
-		refused += n
+	return all, unlogged
+}
+
+func sum(counts map[string]uint64) (n uint64) {
+	for _, c := range counts {
+		n += c
 	}
-	fmt.Fprintf(b, "tunnel: %d sessions carried, %d of them enforced, %d connections refused\n", s.Opened, s.Enforced, refused)
+	return n
 }
 
 // standing is how the platform of a session is known.
@@ -120,18 +172,21 @@ func (x *TunnelSession) standing() string {
 var (
 	descTunnelUp       = describeMetric("tunnel_listening", "1 while devices can connect to the tunnel.", "tunnel")
 	descTunnelSessions = describeMetric("tunnel_sessions", "Sessions that flow.", "tunnel")
-	descTunnelGate     = describeMetric("tunnel_gate_open", "1 while the gate has found the platform good, by the name that sessions ask for.", "platform", "server_name")
+	descTunnelGate     = describeMetric("tunnel_gate_open", "1 while the gate has found the platform good, 0 while nothing passes, by the name that sessions ask for; absent while it was not asked.", "platform", "server_name")
 	descTunnelJudged   = describeMetric("tunnel_gate_timestamp_seconds", "When the gate last judged the platform.", "platform", "server_name")
 	descTunnelIn       = describeMetric("tunnel_connections_total", "Connections that were taken.")
+	descTunnelProbes   = describeMetric("tunnel_probes_total", "Connections that were closed again without a byte.")
 	descTunnelOpened   = describeMetric("tunnel_sessions_total", "Sessions that flowed, by whether the platform's certificate in them was judged.", "standing")
-	descTunnelRefused  = describeMetric("tunnel_refused_total", "Connections that did not get through, by rule.", "rule")
+	descTunnelRefused  = describeMetric("tunnel_refused_total", "Connections that did not get through, by rule.", "tunnel", "rule")
+	descTunnelUnlogged = describeMetric("tunnel_refused_unlogged_total", "Connections that did not get through and are not in the log, for there were too many.", "tunnel", "rule")
+	descTunnelWaiting  = describeMetric("tunnel_handshakes", "Devices that connected and are not through yet.", "tunnel")
 	descTunnelEnded    = describeMetric("tunnel_ended_total", "Sessions that flowed and ended, by how.", "result")
 	descTunnelLooks    = describeMetric("tunnel_gate_handshakes_total", "Handshakes of the gate, by verdict.", "verdict")
 	descTunnelBytes    = describeMetric("tunnel_bytes_total", "Bytes carried.", "direction")
 )
 
-var tunnelDescriptions = []*prometheus.Desc{descTunnelUp, descTunnelSessions, descTunnelGate, descTunnelJudged, descTunnelIn, descTunnelOpened, descTunnelRefused,
-	descTunnelEnded, descTunnelLooks, descTunnelBytes}
+var tunnelDescriptions = []*prometheus.Desc{descTunnelUp, descTunnelSessions, descTunnelGate, descTunnelJudged, descTunnelIn, descTunnelProbes, descTunnelOpened, descTunnelRefused,
+	descTunnelUnlogged, descTunnelWaiting, descTunnelEnded, descTunnelLooks, descTunnelBytes}
 
 // latest is one row for each platform and name, whatever address it led to:
 // addresses are no labels, as they may come and go without end.
@@ -150,15 +205,20 @@ func (m metrics) tunnel(s *Tunnel) {
 	for _, l := range s.Listeners {
 		m.gauge(descTunnelUp, number(l.Address != ""), l.Name)
 		m.gauge(descTunnelSessions, float64(l.Sessions), l.Name)
+		m.gauge(descTunnelWaiting, float64(l.Handshakes), l.Name)
+		m.counters(descTunnelRefused, l.Refused, l.Name)
+		m.counters(descTunnelUnlogged, l.Unlogged, l.Name)
 	}
 	for _, p := range s.latest() {
-		m.gauge(descTunnelGate, number(p.Gate == "good"), p.Name, p.ServerName)
+		if !p.unjudged() {
+			m.gauge(descTunnelGate, number(!p.Closed), p.Name, p.ServerName)
+		}
 		m.time(descTunnelJudged, p.Judged, p.Name, p.ServerName)
 	}
 	m.counter(descTunnelIn, s.Accepted)
+	m.counter(descTunnelProbes, s.Probes)
 	m.counter(descTunnelOpened, s.Enforced, "enforced")
 	m.counter(descTunnelOpened, s.GateOnly, "gate only")
-	m.counters(descTunnelRefused, s.Refused)
 	m.counters(descTunnelEnded, s.Ended)
 	m.counters(descTunnelLooks, s.Gate)
 	m.counter(descTunnelBytes, s.ToPlatform, "to platform")
