@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/bedside-gateway/gatewayd/revocation/fetch"
 )
 
@@ -63,10 +65,13 @@ type book struct {
 	open     []*conn // in the order of their arrival
 	counts   Counts
 	last     map[string]Refusal // by rule
+	// loud are the refusals that are logged, by rule: whoever can connect can
+	// cause some, and must not hide the others with them.
+	loud map[string]*rate.Limiter
 }
 
 func (b *book) start(o Options) {
-	b.o, b.counts.Refused, b.last = o, map[string]uint64{}, map[string]Refusal{}
+	b.o, b.counts.Refused, b.last, b.loud = o, map[string]uint64{}, map[string]Refusal{}, map[string]*rate.Limiter{}
 }
 
 // enter takes a connection in, for its handshake. Where too many are at it, the
@@ -181,17 +186,20 @@ func (b *book) skip(c *conn, n int) {
 	b.counts.Skipped += uint64(n)
 }
 
-func (b *book) refuse(rule, remote string, err error, now time.Time) {
+// refuse notes a refusal, and reports whether it is to be logged.
+func (b *book) refuse(rule, remote string, err error, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.counts.Refused[rule]++
 	b.last[rule] = Refusal{Time: now, Remote: remote, Rule: rule, Reason: err.Error()}
-}
-
-func (b *book) silence() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.counts.Unlogged++
+	if b.loud[rule] == nil {
+		b.loud[rule] = rate.NewLimiter(5, 50)
+	}
+	loud := b.loud[rule].Allow()
+	if !loud {
+		b.counts.Unlogged++
+	}
+	return loud
 }
 
 func (b *book) message(c *conn, verdict byte, bytes int, now time.Time) {

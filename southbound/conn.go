@@ -198,16 +198,13 @@ func (p patient) SetReadDeadline(t time.Time) error {
 // refused logs and counts a connection that did not get in.
 func (s *Server) refused(c *conn, err error) {
 	rule, next := ruleOf(err)
-	if s.loud.Allow() {
+	if s.book.refuse(rule, c.remote, err, s.o.Now()) {
 		attrs := []any{"remote", c.remote, "rule", rule, "error", err.Error()}
 		if next != "" {
 			attrs = append(attrs, "next", next)
 		}
 		s.o.Log.Error("southbound: connection refused", attrs...)
-	} else {
-		s.book.silence()
 	}
-	s.book.refuse(rule, c.remote, err, s.o.Now())
 	s.o.Events(Event{Kind: Refused, Remote: c.remote, Err: err})
 }
 

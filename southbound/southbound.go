@@ -24,8 +24,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/bedside-gateway/gatewayd/pcd"
 	"github.com/bedside-gateway/gatewayd/revocation"
 	"github.com/bedside-gateway/gatewayd/revocation/fetch"
@@ -144,7 +142,6 @@ type Server struct {
 	tls     *tls.Config
 	keepers []*fetch.Keeper
 	ids     *pcd.ControlIDs
-	loud    *rate.Limiter // refusals that are logged: whoever can connect can cause them
 	book    book
 }
 
@@ -153,7 +150,7 @@ func New(o Options) (*Server, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	s := &Server{o: o, loud: rate.NewLimiter(5, 50)}
+	s := &Server{o: o}
 	s.book.start(o)
 	var err error
 	if s.ids, err = pcd.NewControlIDs(o.Random); err != nil {

@@ -405,6 +405,14 @@ func TestAFloodOfRefusalsIsCountedAndNotAllLogged(t *testing.T) {
 	if n := strings.Count(w.log.String(), "connection refused"); n >= 120 || uint64(n)+w.Status().Unlogged != 120 {
 		t.Errorf("%d logged, %d not", n, w.Status().Unlogged)
 	}
+	// Whoever can connect must not hide with this that a certificate is refused.
+	if c, err := w.dial(w.config("device-revoked", tls.VersionTLS12)); err == nil {
+		c.Close()
+	}
+	w.refused("A9")
+	if !strings.Contains(w.log.String(), "rule=A9") {
+		t.Errorf("a flood hides a refused certificate: %s", w.log)
+	}
 }
 
 func TestSettingsThatBreakARule(t *testing.T) {

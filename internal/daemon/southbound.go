@@ -349,7 +349,7 @@ func (c *conditions) southbound(u *southUnit, s *status.Southbound) {
 	}
 	if latest := lastRefusal(s.Refusals); now.Sub(latest.Time) < recently {
 		c.raise(status.Degraded, "devices-refused", "", latest.Time, "Somebody at "+latest.Remote+" was not let in: "+latest.Reason+".",
-			"If it is a device of this place, have its certificate mended or enter it in authorised in [southbound]; the log has all refusals.")
+			"If it is a device of this place, have its certificate mended or enter it in authorised in [southbound]; the log has the refusals, of each rule those that it had room for.")
 	}
 	for _, r := range s.Responders {
 		if now.Sub(r.Retry) < recently {
