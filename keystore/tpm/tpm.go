@@ -185,7 +185,7 @@ func (t *TPM) use(ctx context.Context, what string, f func(*link) error) error {
 
 func (t *TPM) await(ctx context.Context) error {
 	if ctx.Err() != nil { // a command that is cut off costs the link
-		return context.Cause(ctx)
+		return tooLate(ctx)
 	}
 	select {
 	case <-t.turn:
@@ -200,13 +200,19 @@ func (t *TPM) await(ctx context.Context) error {
 	case <-t.turn:
 		return nil
 	case <-ctx.Done():
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return fmt.Errorf("%w: %w", errImpatient, ctx.Err())
-		}
-		return context.Cause(ctx)
+		return tooLate(ctx)
 	case <-timer.C:
 		return errImpatient
 	}
+}
+
+// tooLate is why somebody waits for his turn no more. That his time is over says
+// nothing about the TPM.
+func tooLate(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", errImpatient, ctx.Err())
+	}
+	return context.Cause(ctx)
 }
 
 // try runs f on the link, which it opens where there is none. A link that is
