@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -53,7 +54,16 @@ func (a *audit) count(e tunnel.Event) {
 	if !e.Loud {
 		a.quiet[by]++
 	}
-	a.latest[by] = status.TunnelRefusal{Time: a.now(), Tunnel: e.Listener, Device: e.Device.String(), Platform: e.Platform, Rule: e.Rule, Reason: e.Err.Error()}
+	a.latest[by] = status.TunnelRefusal{Time: a.now(), Tunnel: e.Listener, Device: e.Device.String(), Platform: e.Platform, Rule: e.Rule, Gate: byGate(e), Reason: e.Err.Error()}
+}
+
+// byGate reports whether a device was refused for what the gate found out, and
+// not for anything of its session.
+func byGate(e tunnel.Event) bool {
+	if reach, ok := errors.AsType[*tunnel.ReachError](e.Err); ok {
+		return !reach.Judged
+	}
+	return e.Severity == tunnel.GateRule
 }
 
 // record writes an entry of the audit trail; doc/operations.md promises its keys.

@@ -84,6 +84,27 @@ func TestRefusalsAreCountedByTunnelAndRuleAndTheLatestOfEachIsKept(t *testing.T)
 	}
 }
 
+func TestARefusalForAClosedGateIsToldFromOneOfTheSession(t *testing.T) {
+	for name, row := range map[string]struct {
+		rule string
+		err  error
+		gate bool
+	}{
+		"a staple of the platform":                {"B18", errors.New("revoked"), true},
+		"a platform that could not be asked":      {"unreachable", &tunnel.ReachError{}, true},
+		"a platform that was, and then not again": {"unreachable", &tunnel.ReachError{Judged: true}, false},
+		"another certificate":                     {"certificate", errors.New("another"), false},
+		"a stranger":                              {"network", errors.New("no"), false},
+	} {
+		a := newAudit(slog.New(slog.DiscardHandler), time.Now)
+		a.note(tunnel.Event{Kind: tunnel.RefusedOne, Rule: row.rule, Severity: tunnel.SeverityOf(row.rule), Err: row.err})
+		var got status.Tunnel
+		if a.report(&got); len(got.Refusals) != 1 || got.Refusals[0].Gate != row.gate {
+			t.Errorf("%s: %+v", name, got.Refusals)
+		}
+	}
+}
+
 // lines are those of the log that hold a text.
 func (h *hall) lines(text string) (all []string) {
 	for line := range strings.Lines(h.log.String()) {

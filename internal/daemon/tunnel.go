@@ -157,7 +157,7 @@ func (c *conditions) tunnel(s *status.Tunnel) {
 func (c *conditions) gates(rows []status.TunnelPlatform) {
 	closed := map[string][]status.TunnelPlatform{}
 	for _, row := range rows {
-		if row.Closed && !c.past(row, rows) {
+		if row.Closed {
 			closed[row.Name] = append(closed[row.Name], row)
 		}
 	}
@@ -166,14 +166,6 @@ func (c *conditions) gates(rows []status.TunnelPlatform) {
 		c.raise(status.Degraded, "tunnel-gate-closed", name, latest.Judged, "No new session "+asked(all)+" passes to the platform: "+latest.Fault+".",
 			"Do what it says; the next device that connects has the platform judged anew.")
 	}
-}
-
-// past reports whether a closed gate is one that no device asks for any more,
-// while devices get through to the platform by another name or at another address.
-func (c *conditions) past(row status.TunnelPlatform, rows []status.TunnelPlatform) bool {
-	return c.report.Now.Sub(row.Judged) >= recently && slices.ContainsFunc(rows, func(other status.TunnelPlatform) bool {
-		return other.Name == row.Name && other.Gate == tunnel.Good.String() && other.Judged.After(row.Judged)
-	})
 }
 
 // asked says which sessions rows are about, by what these ask for.
@@ -192,17 +184,19 @@ func asked(rows []status.TunnelPlatform) string {
 
 // refusals raises the gravest of the latest refusals of a tunnel. Those that
 // speak against a platform have a condition of their own, for who is merely not
-// let in is no reason to overlook them.
+// let in is no reason to overlook them; a closed gate has one as well.
 func (c *conditions) refusals(l *status.TunnelListener, s *status.Tunnel) {
 	var gravest, foreign *status.TunnelRefusal
 	for i := range s.Refusals {
 		r := &s.Refusals[i]
-		if r.Tunnel != l.Name || c.report.Now.Sub(r.Time) >= recently {
+		if r.Tunnel != l.Name || r.Gate || c.report.Now.Sub(r.Time) >= recently {
 			continue
 		}
-		if tunnel.SeverityOf(r.Rule) == tunnel.Foreign {
+		switch tunnel.SeverityOf(r.Rule) {
+		case tunnel.Passing:
+		case tunnel.Foreign:
 			foreign = graver(foreign, r)
-		} else if worthAWord(r.Rule) {
+		default:
 			gravest = graver(gravest, r)
 		}
 	}
@@ -224,19 +218,6 @@ func graver(a, b *status.TunnelRefusal) *status.TunnelRefusal {
 		return a
 	}
 	return b
-}
-
-// worthAWord reports whether an operator can do something about a refusal: not
-// about a connection that broke off or was never used. A closed gate has a
-// condition of its own.
-func worthAWord(rule string) bool {
-	switch tunnel.SeverityOf(rule) {
-	case tunnel.Access, tunnel.Settings:
-		return true
-	case tunnel.Trouble:
-		return strings.HasSuffix(rule, " late")
-	}
-	return false
 }
 
 // logged says how much of the refusals by a rule is in the log.

@@ -190,7 +190,7 @@ func conditionsOf(now time.Time, s status.Tunnel) []status.Condition {
 	return r.Conditions
 }
 
-func TestAClosedGateNamesWhatDevicesAskForAndOnlyWhileTheyDo(t *testing.T) {
+func TestAClosedGateIsOneConditionOfItsPlatformThatNamesWhatDevicesAskFor(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	row := func(name, result string, ago time.Duration) status.TunnelPlatform {
 		return status.TunnelPlatform{Name: "hospital", ServerName: name, Gate: result, Closed: result == "refused", Fault: "fault of " + name, Judged: now.Add(-ago)}
@@ -204,10 +204,6 @@ func TestAClosedGateNamesWhatDevicesAskForAndOnlyWhileTheyDo(t *testing.T) {
 		"one name of two":                   {[]status.TunnelPlatform{row("a.example", "refused", time.Minute), row("b.example", "good", time.Second)}, "No new session by the name a.example passes"},
 		"two names, the latest fault":       {[]status.TunnelPlatform{row("a.example", "refused", time.Minute), row("b.example", "refused", time.Second)}, "No new session by the name a.example or by the name b.example passes to the platform: fault of b.example."},
 		"a name at two addresses":           {[]status.TunnelPlatform{row("a.example", "refused", time.Minute), row("a.example", "refused", time.Second)}, "No new session by the name a.example passes"},
-		"a name that nobody asks for":       {[]status.TunnelPlatform{row("a.example", "refused", recently), row("b.example", "good", time.Second)}, ""},
-		"the only name, long ago":           {[]status.TunnelPlatform{row("a.example", "refused", 24*time.Hour)}, "No new session by the name a.example passes"},
-		"a name after all others":           {[]status.TunnelPlatform{row("a.example", "refused", recently), row("b.example", "good", recently+1)}, "No new session by the name a.example passes"},
-		"a name while nothing else is good": {[]status.TunnelPlatform{row("a.example", "refused", recently), row("b.example", "unjudged", 0)}, "No new session by the name a.example passes"},
 		"a platform that was not asked yet": {[]status.TunnelPlatform{row("a.example", "unjudged", 0)}, ""},
 		"a good one":                        {[]status.TunnelPlatform{row("a.example", "good", time.Second)}, ""},
 	} {
@@ -228,23 +224,30 @@ func TestOfTheRefusalsOfATunnelTheGravestIsToldAndWhatTheLogLacks(t *testing.T) 
 	refusal := func(rule string, ago time.Duration) status.TunnelRefusal {
 		return status.TunnelRefusal{Time: now.Add(-ago), Tunnel: "icu", Device: "10.20.0.5:4000", Platform: "hospital", Rule: rule, Reason: "reason of " + rule}
 	}
+	gate := func(rule string) status.TunnelRefusal {
+		r := refusal(rule, time.Minute)
+		r.Gate = true
+		return r
+	}
 	for name, s := range map[string]struct {
 		all  []status.TunnelRefusal
 		want []string // name, subject and text of each
 	}{
-		"a stranger":                              {[]status.TunnelRefusal{refusal("network", time.Minute)}, []string{"tunnel-refused icu A device at 10.20.0.5:4000 did not get through: reason of network."}},
-		"long ago":                                {[]status.TunnelRefusal{refusal("network", recently)}, nil},
-		"a device that speaks the wrong version":  {[]status.TunnelRefusal{refusal("version", time.Minute), refusal("network", time.Second)}, []string{"tunnel-refused icu A device at 10.20.0.5:4000 did not get through: reason of version."}},
-		"two of a kind, the later":                {[]status.TunnelRefusal{refusal("rate", time.Minute), refusal("network", time.Second)}, []string{"tunnel-refused icu A device at 10.20.0.5:4000 did not get through: reason of network."}},
-		"another platform, and a stranger":        {[]status.TunnelRefusal{refusal("network", time.Second), refusal("certificate", time.Minute)}, []string{"tunnel-platform-unproved hospital A device at 10.20.0.5:4000 met a platform that did not show that it is the one that was judged: reason of certificate.", "tunnel-refused icu A device"}},
-		"a signature":                             {[]status.TunnelRefusal{refusal("signature", time.Minute)}, []string{"tunnel-platform-unproved hospital"}},
-		"a platform that turns devices away":      {[]status.TunnelRefusal{refusal("ended by platform", time.Minute)}, []string{"tunnel-refused icu A device at 10.20.0.5:4000 did not get through: reason of ended by platform."}},
-		"a device that turns the platform away":   {[]status.TunnelRefusal{refusal("ended by device", time.Minute)}, []string{"tunnel-refused icu"}},
-		"a platform that is slow":                 {[]status.TunnelRefusal{refusal("platform late", time.Minute)}, []string{"tunnel-refused icu"}},
-		"a device that is slow":                   {[]status.TunnelRefusal{refusal("device late", time.Minute)}, []string{"tunnel-refused icu"}},
-		"bytes that are no TLS":                   {[]status.TunnelRefusal{refusal("format", time.Minute)}, []string{"tunnel-refused icu"}},
-		"what the gate says, the gate tells":      {[]status.TunnelRefusal{refusal("B18", time.Minute), refusal("unreachable", time.Minute)}, nil},
-		"a connection that broke, or never spoke": {[]status.TunnelRefusal{refusal("broken", time.Minute), refusal("silent", time.Minute), refusal("shutdown", time.Minute)}, nil},
+		"a stranger":                             {[]status.TunnelRefusal{refusal("network", time.Minute)}, []string{"tunnel-refused icu A device at 10.20.0.5:4000 did not get through: reason of network."}},
+		"long ago":                               {[]status.TunnelRefusal{refusal("network", recently)}, nil},
+		"a device that speaks the wrong version": {[]status.TunnelRefusal{refusal("version", time.Minute), refusal("network", time.Second)}, []string{"tunnel-refused icu A device at 10.20.0.5:4000 did not get through: reason of version."}},
+		"two of a kind, the later":               {[]status.TunnelRefusal{refusal("rate", time.Minute), refusal("network", time.Second)}, []string{"tunnel-refused icu A device at 10.20.0.5:4000 did not get through: reason of network."}},
+		"another platform, and a stranger":       {[]status.TunnelRefusal{refusal("network", time.Second), refusal("certificate", time.Minute)}, []string{"tunnel-platform-unproved hospital A device at 10.20.0.5:4000 met a platform that did not show that it is the one that was judged: reason of certificate.", "tunnel-refused icu A device"}},
+		"a signature":                            {[]status.TunnelRefusal{refusal("signature", time.Minute)}, []string{"tunnel-platform-unproved hospital"}},
+		"a platform that turns devices away":     {[]status.TunnelRefusal{refusal("ended by platform", time.Minute)}, []string{"tunnel-refused icu A device at 10.20.0.5:4000 did not get through: reason of ended by platform."}},
+		"a device that turns the platform away":  {[]status.TunnelRefusal{refusal("ended by device", time.Minute)}, []string{"tunnel-refused icu"}},
+		"a platform that is slow":                {[]status.TunnelRefusal{refusal("platform late", time.Minute)}, []string{"tunnel-refused icu"}},
+		"a device that is slow":                  {[]status.TunnelRefusal{refusal("device late", time.Minute)}, []string{"tunnel-refused icu"}},
+		"bytes that are no TLS":                  {[]status.TunnelRefusal{refusal("format", time.Minute)}, []string{"tunnel-refused icu"}},
+		"a handshake that broke off":             {[]status.TunnelRefusal{refusal("broken", time.Minute)}, []string{"tunnel-refused icu"}},
+		"a session that is not to be reached":    {[]status.TunnelRefusal{refusal("unreachable", time.Minute)}, []string{"tunnel-refused icu"}},
+		"what the gate says, the gate tells":     {[]status.TunnelRefusal{gate("B18"), gate("unreachable")}, nil},
+		"a stop":                                 {[]status.TunnelRefusal{refusal("shutdown", time.Minute)}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for unlogged, tail := range map[uint64]string{0: "The log has all refusals by this rule: journalctl -u gatewayd.", 4: "Of the 9 refusals by this rule 4 were too many for the log; it has the others: journalctl -u gatewayd."} {

@@ -48,6 +48,7 @@ type TunnelRefusal struct {
 	Device   string    `json:"device"`             // its address
 	Platform string    `json:"platform,omitempty"` // empty where it was not known yet
 	Rule     string    `json:"rule"`
+	Gate     bool      `json:"gate"` // for what the gate found out about the platform
 	Reason   string    `json:"reason"`
 }
 
@@ -111,22 +112,21 @@ func (r *Report) writeTunnel(b *strings.Builder) {
 }
 
 func (p *TunnelPlatform) write(b *strings.Builder, now time.Time) {
-	fmt.Fprintf(b, "gate of %s: ", p.Name)
-	if p.unjudged() {
-		b.WriteString("not asked yet")
-	} else {
-		fmt.Fprintf(b, "%s %s", p.Gate, ago(now, p.Judged))
-	}
+	fmt.Fprintf(b, "gate of %s", p.Name)
 	if p.ServerName != "" {
 		fmt.Fprintf(b, " as %s", p.ServerName)
 	}
 	if p.Address != "" {
 		fmt.Fprintf(b, " at %s", p.Address)
 	}
-	fmt.Fprintf(b, ", %d sessions\n", p.Sessions)
+	state := "not asked of late"
+	if !p.unjudged() {
+		state = p.Gate + " " + ago(now, p.Judged)
+	}
+	fmt.Fprintf(b, ": %s, %d sessions\n", state, p.Sessions)
 }
 
-// unjudged reports whether it was not asked since its rules changed last.
+// unjudged reports whether nothing is known of it now.
 func (p *TunnelPlatform) unjudged() bool { return p.Gate != "good" && !p.Closed }
 
 func (l *TunnelListener) write(b *strings.Builder) {
@@ -172,7 +172,7 @@ func (x *TunnelSession) standing() string {
 var (
 	descTunnelUp       = describeMetric("tunnel_listening", "1 while devices can connect to the tunnel.", "tunnel")
 	descTunnelSessions = describeMetric("tunnel_sessions", "Sessions that flow.", "tunnel")
-	descTunnelGate     = describeMetric("tunnel_gate_open", "1 while the gate has found the platform good, 0 while nothing passes, by the name that sessions ask for; absent while it was not asked.", "platform", "server_name")
+	descTunnelGate     = describeMetric("tunnel_gate_open", "1 while the gate has found the platform good, 0 while nothing passes, by the name that sessions ask for; absent while nothing is known.", "platform", "server_name")
 	descTunnelJudged   = describeMetric("tunnel_gate_timestamp_seconds", "When the gate last judged the platform.", "platform", "server_name")
 	descTunnelIn       = describeMetric("tunnel_connections_total", "Connections that were taken.")
 	descTunnelProbes   = describeMetric("tunnel_probes_total", "Connections that were closed again without a byte.")
