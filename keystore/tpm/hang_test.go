@@ -118,3 +118,27 @@ func TestCloseEndsASignatureInATPMThatHangs(t *testing.T) {
 		t.Errorf("it took %v", took)
 	}
 }
+
+// An idle link is flushed before it is closed, unless that takes too long.
+func TestATPMThatHangsIsClosedInSeconds(t *testing.T) {
+	t.Parallel()
+	var hang atomic.Bool
+	d := open(t, emulator(t), Options{Dial: wired(func(_ int, w *wire) {
+		w.write = func(b []byte) (int, error) {
+			if hang.Load() {
+				return len(b), nil
+			}
+			return w.Conn.Write(b)
+		}
+	})})
+	k := load(t, d, P256)
+	hang.Store(true)
+	began := time.Now()
+	k.Release(t.Context())
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took < farewell || took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
