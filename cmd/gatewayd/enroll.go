@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -23,7 +21,6 @@ import (
 	"github.com/bedside-gateway/gatewayd/internal/enroll"
 	"github.com/bedside-gateway/gatewayd/internal/status"
 	"github.com/bedside-gateway/gatewayd/keystore"
-	"github.com/bedside-gateway/gatewayd/keystore/est"
 	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 )
 
@@ -56,6 +53,7 @@ func (a *app) enrollCommand() *cobra.Command {
 	f.StringVar(&e.store, "store", enroll.Device, "`name` of the key: that of the gateway, or of a store in [[southbound.identity]]")
 	f.BoolVar(&e.asJSON, "json", false, "print the outcome as JSON")
 	c.AddCommand(e.initCommand(), e.statusCommand(), e.csrCommand(), e.installCommand(), e.renewCommand(), e.importCommand(), e.attestCommand(), e.resetCommand())
+	e.tellsErrors(c)
 	return c
 }
 
@@ -68,9 +66,16 @@ type office struct {
 
 func (o *office) close() { _ = o.tpm.Close() }
 
+// An opener is a way to the TPM of a configuration: enroll.OpenTPM or enroll.OpenAnyTPM.
+type opener func(*config.Config, tpm.Options) (*tpm.TPM, error)
+
 // office opens what enrolment needs. A configuration that admits a file key has
 // no use for it.
 func (a *app) office(path, store string) (*office, error) {
+	return a.officeBy(enroll.OpenTPM, path, store)
+}
+
+func (a *app) officeBy(open opener, path, store string) (*office, error) {
 	c, err := config.Load(path, a.configOptions())
 	if err != nil {
 		return nil, configured(err)
@@ -78,7 +83,7 @@ func (a *app) office(path, store string) (*office, error) {
 	if c.Identity.InsecureFileKey {
 		return nil, configured(errors.New("the configuration has its key in a file: take certificate, key and insecure_file_key out of [identity] to enrol the TPM"))
 	}
-	t, err := enroll.OpenTPM(c, tpm.Options{})
+	t, err := open(c, tpm.Options{})
 	if err != nil {
 		return nil, configured(err)
 	}
@@ -91,7 +96,12 @@ func (a *app) office(path, store string) (*office, error) {
 
 // step is a command that ends with an outcome.
 func (e *enrolling) step(c *cobra.Command, f func(context.Context, *office) (enroll.Outcome, error)) error {
-	o, err := e.app.office(e.path, e.store)
+	return e.at(c, enroll.OpenTPM, f)
+}
+
+// at is a step by a way to the TPM.
+func (e *enrolling) at(c *cobra.Command, open opener, f func(context.Context, *office) (enroll.Outcome, error)) error {
+	o, err := e.app.officeBy(open, e.path, e.store)
 	if err != nil {
 		return err
 	}
@@ -105,9 +115,9 @@ func (e *enrolling) step(c *cobra.Command, f func(context.Context, *office) (enr
 
 func (e *enrolling) print(done enroll.Outcome) error {
 	if e.asJSON {
-		return coded(json.NewEncoder(e.app.out).Encode(done))
+		return coded(e.encode(done))
 	}
-	_, err := fmt.Fprintf(e.app.out, "%s\n%s\n", e.folded(done.Done), e.folded("Next: "+done.Next))
+	_, err := fmt.Fprintf(e.app.out, "%s\n%s\n", folded(e.app.out, done.Done), folded(e.app.out, "Next: "+done.Next))
 	return coded(err)
 }
 
@@ -115,8 +125,8 @@ func (e *enrolling) print(done enroll.Outcome) error {
 const columns = 80
 
 // folded breaks a line at spaces for people. Programs get it whole.
-func (e *enrolling) folded(line string) string {
-	if !isTerminal(e.app.out) {
+func folded(to io.Writer, line string) string {
+	if !isTerminal(to) {
 		return line
 	}
 	return fold(line, columns-1)
@@ -157,30 +167,6 @@ func mode(stream any) fs.FileMode {
 	return info.Mode()
 }
 
-// enrolFault gives an error of enrolment its exit code.
-func enrolFault(err error) error {
-	if _, ok := errors.AsType[*est.Pending](err); ok || tpm.FaultOf(err) == tpm.Busy {
-		return &exit{exitTryLater, err}
-	}
-	if _, ok := errors.AsType[*est.Refused](err); ok {
-		return &exit{exitProtocol, err}
-	}
-	if tpm.FaultOf(err) == tpm.Absent || unreachable(err) {
-		return &exit{exitUnavailable, err}
-	}
-	return coded(err)
-}
-
-// unreachable reports whether the CA could not be reached, or said nothing. One
-// that is not trusted was reached.
-func unreachable(err error) bool {
-	if timed, ok := errors.AsType[net.Error](err); ok && timed.Timeout() {
-		return true
-	}
-	_, ok := errors.AsType[*net.OpError](err)
-	return ok
-}
-
 func (e *enrolling) initCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "init", Short: "Make a key in the TPM, and a request for its certificate", Args: none,
@@ -206,7 +192,7 @@ func (e *enrolling) statusCommand() *cobra.Command {
 				return coded(err)
 			}
 			if e.asJSON {
-				err = json.NewEncoder(e.app.out).Encode(s)
+				err = e.encode(s)
 			} else {
 				err = e.writeStatus(o, s)
 			}
@@ -238,9 +224,9 @@ func (e *enrolling) writeStatus(o *office, s enroll.Status) error {
 		return err
 	}
 	if s.Fault != "" {
-		fmt.Fprintln(w, e.folded("! "+s.Fault+": "+s.Text))
+		fmt.Fprintln(w, folded(w, "! "+s.Fault+": "+s.Text))
 	}
-	_, err := fmt.Fprintln(w, e.folded("Next: "+s.Next))
+	_, err := fmt.Fprintln(w, folded(w, "Next: "+s.Next))
 	return err
 }
 
@@ -261,9 +247,9 @@ func writeSlots(w io.Writer, slots []enroll.SlotStatus) error {
 		if s.Issuer != "" {
 			fmt.Fprintf(w, "%s: issued by %s\n", s.Slot, s.Issuer)
 		}
-		for _, wrong := range []string{s.Expiry, s.Fault} {
+		for _, wrong := range []string{s.Expiry, s.Fault, s.Damage} {
 			if wrong != "" {
-				fmt.Fprintf(w, "! %s: %s\n", s.Slot, wrong)
+				fmt.Fprintln(w, folded(w, "! "+s.Slot+": "+wrong))
 			}
 		}
 	}
@@ -293,6 +279,9 @@ func (e *enrolling) csrCommand() *cobra.Command {
 			"same text, to be read off a console by a telephone: that of an ECC key needs 80 columns and some 40 lines of\n" +
 			"a terminal that shows UTF-8.",
 		RunE: func(c *cobra.Command, _ []string) error {
+			if asQR && e.asJSON {
+				return usage("gatewayd enroll csr prints a QR code or JSON: leave --qr or --json out")
+			}
 			o, err := e.app.office(e.path, e.store)
 			if err != nil {
 				return err
@@ -303,31 +292,44 @@ func (e *enrolling) csrCommand() *cobra.Command {
 				return enrolFault(err)
 			}
 			if asQR {
-				return coded(e.printQR(text))
+				return coded(e.printQR(text, o.NextInstall()))
 			}
-			return e.printText("request", text)
+			return e.printText("request", text, o.NextInstall())
 		},
 	}
 	c.Flags().BoolVar(&asQR, "qr", false, "print it as a QR code")
 	return c
 }
 
-// printText prints what other programs read: as it is, or as a member of JSON.
-func (e *enrolling) printText(name string, text []byte) error {
+// printText prints what other programs read: as it is, with the next step for
+// people beside it, or both as members of JSON.
+func (e *enrolling) printText(name string, text []byte, next string) error {
 	if e.asJSON {
-		return coded(json.NewEncoder(e.app.out).Encode(map[string]string{name: string(text)}))
+		return coded(e.encode(map[string]string{name: string(text), "next": next}))
 	}
-	_, err := e.app.out.Write(text)
-	return coded(err)
+	if _, err := e.app.out.Write(text); err != nil {
+		return coded(err)
+	}
+	e.hint(next)
+	return nil
+}
+
+// hint prints the next step where the output is for a program.
+func (e *enrolling) hint(next string) {
+	fmt.Fprintln(e.app.err, folded(e.app.err, "Next: "+next))
 }
 
 // printQR says how large the code is where a usual console is too small for it.
-func (e *enrolling) printQR(text []byte) error {
+func (e *enrolling) printQR(text []byte, next string) error {
 	width, err := writeQR(e.app.out, text)
-	if err == nil && width > columns {
+	if err != nil {
+		return err
+	}
+	if width > columns {
 		fmt.Fprintf(e.app.err, "gatewayd: the code is %d columns wide and %d lines high: make the window and its font so, or take it without --qr\n", width, (width+1)/2)
 	}
-	return err
+	e.hint(next)
+	return nil
 }
 
 // writeQR draws a code with two modules a character, dark on light whatever the
@@ -537,7 +539,7 @@ func (e *enrolling) printParent(ctx context.Context) error {
 	if err != nil {
 		return enrolFault(err)
 	}
-	return e.printText("parent", text)
+	return e.printText("parent", text, o.NextWrap())
 }
 
 func (e *enrolling) resetCommand() *cobra.Command {
@@ -552,9 +554,9 @@ func (e *enrolling) resetCommand() *cobra.Command {
 			case c.Flags().Changed("store"):
 				return usage("gatewayd enroll reset gives up all keys of the gateway: leave --store out")
 			case !yes:
-				return usage("gatewayd enroll reset gives up the gateway's identity: say --yes if you mean it")
+				return &exit{exitUsage, &advised{"gatewayd enroll reset gives the keys and certificates of the gateway up for good", "if you mean it, " + anew(abandon)}}
 			}
-			return e.step(c, func(ctx context.Context, o *office) (enroll.Outcome, error) { return e.reset(ctx, o, abandon) })
+			return e.at(c, enroll.OpenAnyTPM, func(ctx context.Context, o *office) (enroll.Outcome, error) { return e.reset(ctx, o, abandon) })
 		},
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "do it")
@@ -562,9 +564,17 @@ func (e *enrolling) resetCommand() *cobra.Command {
 	return c
 }
 
+// anew is what to type where the identity is to begin anew.
+func anew(abandon bool) string {
+	if abandon {
+		return "run " + tpm.AnewWithout
+	}
+	return "run " + tpm.Anew
+}
+
 func (e *enrolling) reset(ctx context.Context, o *office, abandon bool) (enroll.Outcome, error) {
-	if r, err := status.NewClient(o.config.Gateway.StatusSocket).Report(ctx); err == nil && r.Ready {
-		return enroll.Outcome{}, &exit{exitTryLater, errors.New("the gateway runs: stop it first (systemctl stop gatewayd), then reset")}
+	if err := idle(ctx, o, abandon); err != nil {
+		return enroll.Outcome{}, err
 	}
 	key := daemon.SpoolKey{Dir: o.config.Gateway.StateDir, TPM: o.tpm}
 	moved := ""
@@ -572,7 +582,7 @@ func (e *enrolling) reset(ctx context.Context, o *office, abandon bool) (enroll.
 		return enroll.Outcome{}, err
 	} else if lost {
 		if !abandon {
-			return enroll.Outcome{}, &exit{exitData, errors.New("the TPM gives the key of the spool no more, so that the messages in it are lost: say --abandon-spool to begin a new one")}
+			return enroll.Outcome{}, &exit{exitData, &advised{"the TPM gives the key of the spool no more: nobody will ever read the messages that wait in it, and to go on is to give them up", anew(true)}}
 		}
 		if moved, err = key.Abandon(); err != nil {
 			return enroll.Outcome{}, err
@@ -582,9 +592,22 @@ func (e *enrolling) reset(ctx context.Context, o *office, abandon bool) (enroll.
 	if err != nil {
 		return enroll.Outcome{}, err
 	}
-	done := enroll.Outcome{Changed: changed || moved != "", Done: "The gateway has no key and no certificate any more.", Next: "Run gatewayd enroll init."}
+	done := enroll.Outcome{Changed: changed || moved != "", Done: "The gateway has no key and no certificate any more.", Next: "Run gatewayd enroll init, then start gatewayd."}
 	if moved != "" {
 		done.Done += " What nobody can read was moved to " + moved + "."
 	}
 	return done, nil
+}
+
+// idle refuses while a gateway runs, one too that waits for its TPM: it would
+// find its files gone between two looks.
+func idle(ctx context.Context, o *office, abandon bool) error {
+	_, err := status.NewClient(o.config.Gateway.StatusSocket).Report(ctx)
+	if _, away := errors.AsType[*status.NotRunningError](err); away {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("whether gatewayd runs cannot be told: %w", err)
+	}
+	return &exit{exitTryLater, &advised{"gatewayd runs, and would lose its keys under way", anew(abandon)}}
 }

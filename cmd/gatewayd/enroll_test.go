@@ -7,23 +7,32 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"image"
 	"image/color"
 	"image/png"
+	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bedside-gateway/gatewayd/internal/enroll"
 	"github.com/bedside-gateway/gatewayd/keystore"
+	"github.com/bedside-gateway/gatewayd/keystore/attest"
+	"github.com/bedside-gateway/gatewayd/keystore/est"
+	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 	"github.com/bedside-gateway/gatewayd/observation"
 )
 
@@ -106,15 +115,15 @@ func TestACodeThatIsTooWideForAConsoleSaysSo(t *testing.T) {
 	for n, warned := range map[int]bool{300: false, 900: true} {
 		var out, errs bytes.Buffer
 		e := &enrolling{app: &app{out: &out, err: &errs}}
-		if err := e.printQR(bytes.Repeat([]byte("A"), n)); err != nil {
+		if err := e.printQR(bytes.Repeat([]byte("A"), n), "Install it."); err != nil {
 			t.Fatal(err)
 		}
-		if got := strings.Contains(errs.String(), "columns wide"); got != warned {
+		if got := strings.Contains(errs.String(), "columns wide"); got != warned || !strings.HasSuffix(errs.String(), "Next: Install it.\n") {
 			t.Errorf("%d bytes: %q", n, errs.String())
 		}
 	}
 	e := &enrolling{app: &app{out: new(bytes.Buffer), err: new(bytes.Buffer)}}
-	if err := e.printQR(bytes.Repeat([]byte("a"), 4000)); err == nil || !strings.Contains(err.Error(), "print it without --qr") {
+	if err := e.printQR(bytes.Repeat([]byte("a"), 4000), ""); err == nil || !strings.Contains(err.Error(), "print it without --qr") {
 		t.Errorf("%v", err)
 	}
 }
@@ -132,7 +141,7 @@ func TestALineIsFoldedAtSpacesForAConsole(t *testing.T) {
 			t.Errorf("%q: %q", line, got)
 		}
 	}
-	if e := (&enrolling{app: &app{out: new(bytes.Buffer)}}); e.folded(strings.Repeat("a ", 100)) != strings.Repeat("a ", 100) {
+	if folded(new(bytes.Buffer), strings.Repeat("a ", 100)) != strings.Repeat("a ", 100) {
 		t.Error("a program gets a folded line")
 	}
 }
@@ -166,20 +175,38 @@ func TestAFileIsNoPipeAndNoConsole(t *testing.T) {
 
 // A script can tell a CA that is away from one that says no.
 func TestErrorsOfEnrolmentHaveTheirExitCodes(t *testing.T) {
-	away := &net.OpError{Op: "dial", Err: errors.New("connection refused")}
-	for _, c := range []struct {
+	ca := func(err error) error { return &enroll.CAError{URL: "https://ca.test", Err: fmt.Errorf("EST: %w", err)} }
+	faulty := func(f tpm.Fault) error { return &tpm.Error{Fault: f, What: "sign", Err: errors.New("it did not")} }
+	for name, c := range map[string]struct {
 		err  error
 		want int
 	}{
-		{fmt.Errorf("EST: %w", away), exitUnavailable},
-		{fmt.Errorf("EST: %w", os.ErrDeadlineExceeded), exitUnavailable},
-		{errors.New("x509: certificate signed by unknown authority"), exitRuntime},
-		{fmt.Errorf("open: %w", fs.ErrPermission), exitPermission},
-		{&exit{exitConfig, errors.New("no CA is configured")}, exitConfig},
+		"nobody listens":                 {ca(&net.OpError{Op: "dial", Err: errors.New("connection refused")}), exitTryLater},
+		"it does not answer":             {ca(os.ErrDeadlineExceeded), exitTryLater},
+		"it breaks off":                  {ca(io.ErrUnexpectedEOF), exitTryLater},
+		"it has to think":                {ca(&est.Pending{After: time.Second}), exitTryLater},
+		"it has no time":                 {ca(&est.Unavailable{Status: http.StatusServiceUnavailable}), exitTryLater},
+		"it has no time for attestation": {ca(&attest.Unavailable{Status: http.StatusTooManyRequests}), exitTryLater},
+		"what is in front of it is lost": {ca(&est.Refused{Status: http.StatusBadGateway}), exitTryLater},
+		"it says no":                     {ca(&est.Refused{Status: http.StatusForbidden}), exitProtocol},
+		"it says no to an attestation":   {ca(&attest.Refused{Status: http.StatusForbidden}), exitProtocol},
+		"it does not take our TLS":       {ca(&net.OpError{Op: "remote error", Err: tls.AlertError(42)}), exitProtocol},
+		"we do not trust it":             {ca(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}), exitProtocol},
+		"it gives what is none":          {ca(errors.New("the answer is not base64")), exitProtocol},
+		"a TPM that is away":             {faulty(tpm.Absent), exitUnavailable},
+		"a TPM that is busy":             {faulty(tpm.Busy), exitTryLater},
+		"a key for another TPM":          {faulty(tpm.Astray), exitData},
+		"a TPM that was cleared":         {faulty(tpm.Cleared), exitRuntime},
+		"a file that may not be read":    {fmt.Errorf("open: %w", fs.ErrPermission), exitPermission},
+		"no CA":                          {&exit{exitConfig, errors.New("no CA is configured")}, exitConfig},
+		"anything else":                  {errors.New("anything"), exitRuntime},
 	} {
 		e, ok := errors.AsType[*exit](enrolFault(c.err))
 		if !ok || e.code != c.want {
-			t.Errorf("%v: %+v, want %d", c.err, e, c.want)
+			t.Errorf("%s: %+v, want %d", name, e, c.want)
+		}
+		if next := nextOf(&exit{c.want, c.err}); !strings.HasSuffix(next, ".") {
+			t.Errorf("%s: the next step is %q", name, next)
 		}
 	}
 }

@@ -56,6 +56,7 @@ func TestMain(m *testing.M) {
 //	swtpm NAME               an emulated TPM whose address is then in $NAME
 //	manufactured NAME        the same with the certificates of its maker
 //	authority NAME           a CA for that TPM, whose URL is then in $NAME
+//	authority NAME strangers a CA that knows no maker of TPMs
 //	issue CSR FILE EUI-64    the PKI's certificate for a request, with its issuing CA's
 //	leaf FILE FILE           the first certificate of a file
 //	reverse FILE FILE        the certificates of a file in reverse order
@@ -256,7 +257,11 @@ func certifier(ts *testscript.TestScript, _ bool, args []string) {
 	maker := ts.Value(makers{}).(map[string]*attesttest.TPM)["maker"]
 	between := x509.NewCertPool()
 	between.AddCert(maker.Issuer)
-	s, err := ca.New(ca.Options{PKI: ts.Value(certificates{}).(*pki.PKI), Credentials: map[string]string{"ward": "bed side"}, EKRoots: maker.Roots, EKIntermediates: between})
+	makers := maker.Roots
+	if len(args) > 1 {
+		makers = x509.NewCertPool()
+	}
+	s, err := ca.New(ca.Options{PKI: ts.Value(certificates{}).(*pki.PKI), Credentials: map[string]string{"ward": "bed side"}, EKRoots: makers, EKIntermediates: between})
 	ts.Check(err)
 	server := httptest.NewUnstartedServer(s)
 	server.TLS, err = s.TLS()

@@ -176,6 +176,12 @@ func (a *Applicant) Request(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return a.request(ctx, all)
+}
+
+// request is the one that is kept, if it is for the key and has the name that the
+// gateway has now. Else a new one is, for a key that waits.
+func (a *Applicant) request(ctx context.Context, all keystore.Slots) ([]byte, error) {
 	slot := all.Next
 	if slot == nil {
 		slot = all.Current
@@ -183,24 +189,18 @@ func (a *Applicant) Request(ctx context.Context) ([]byte, error) {
 	if slot == nil {
 		return nil, ErrNotBegun
 	}
-	return a.request(ctx, slot)
-}
-
-// request is the one that is kept, if it has the name that the gateway has now.
-// Where the name changed, the new one is kept for the key that waits.
-func (a *Applicant) request(ctx context.Context, slot *keystore.Slot) ([]byte, error) {
 	csr, err := parseRequest(slot.Request)
-	if err == nil && csr.Subject.CommonName == a.Subject.CommonName() {
+	had := err == nil
+	if had && csr.Subject.CommonName == a.Subject.CommonName() && keystore.Mark(csr.PublicKey) == keystore.Mark(slot.Public) {
 		return slot.Request, nil
 	}
-	renamed := err == nil
 	key, err := a.TPM.Load(ctx, slot.KeyFile)
 	if err != nil {
 		return nil, err
 	}
 	defer key.Release(ctx)
 	text, err := keystore.Request(key, a.Subject)
-	if err == nil && renamed && waits(slot) {
+	if err == nil && had && waits(all.Next) {
 		err = a.Store.AddKey(slot.KeyFile, text)
 	}
 	return text, err

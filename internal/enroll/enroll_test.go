@@ -3,6 +3,8 @@ package enroll
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -167,6 +169,48 @@ func TestEachStateHasItsNextStep(t *testing.T) {
 	}
 	_, err := b.Init(b.ctx())
 	wantFault(t, err, tpm.Absent)
+}
+
+// What the daemon cannot use, nobody calls enrolled (B16).
+func TestACertificateThatIsOfNoUseIsNamedWithTheWayBack(t *testing.T) {
+	for name, c := range map[string]struct {
+		happens func(b *box, current string) error
+		damage  string
+		next    string
+	}{
+		"the key beside it was exchanged": {func(b *box, current string) error {
+			other := must(b.TPM.Create(b.ctx(), tpm.P256, nil))(b.t)
+			return os.WriteFile(filepath.Join(current, "key.pem"), other, 0o600)
+		}, "for another key than the one beside it", "Bring back the file that was exchanged"},
+		"another one was put in its place": {func(b *box, current string) error {
+			return os.WriteFile(filepath.Join(current, "chain.pem"), encode(b.certify(p256(b.t))), 0o600)
+		}, "for another key than the one beside it", "or have another certificate issued: Give the request (gatewayd enroll csr)"},
+		"it was cut off": {func(_ *box, current string) error { return os.Truncate(filepath.Join(current, "chain.pem"), 100) },
+			"are damaged", "install it again, with gatewayd enroll install FILE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBox(t, tpm.P256)
+			b.enroll()
+			if err := c.happens(b, filepath.Join(b.Store.Dir(), keystore.Current)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := b.Identity(b.slots().Current); err == nil {
+				t.Error("the daemon would show it")
+			}
+			s := must(b.Status(b.ctx()))(t)
+			if row := s.Slots[0]; row.Subject != "" || !strings.Contains(row.Damage, c.damage) || !strings.Contains(s.Next, c.next) {
+				t.Errorf("the status is %+v", s)
+			}
+			var o Outcome
+			if err := b.unchanged(func() (_ Outcome, err error) { o, err = b.Init(b.ctx()); return o, err }); err != nil || !strings.Contains(o.Done, c.damage) || !strings.Contains(o.Next, c.next) {
+				t.Errorf("init says %+v, %v", o, err)
+			}
+			b.signs(b.enrolled())
+			if s := must(b.Status(b.ctx()))(t); s.Slots[0].Damage != "" || !strings.HasPrefix(s.Next, "Nothing") {
+				t.Errorf("with another certificate the status is %+v", s)
+			}
+		})
+	}
 }
 
 // The next step is for the store that was asked about.

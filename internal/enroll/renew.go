@@ -45,7 +45,7 @@ func (a *Applicant) client(ca CA, current *keystore.Slot) (c *est.Client, ask fu
 	ask = (*est.Client).SimpleEnroll
 	if ca.Credential == nil {
 		if current == nil || current.Chain == nil {
-			return nil, nil, errors.New("there is no certificate yet to authenticate with: give the bootstrap credential of the CA with --user and --password-file")
+			return nil, nil, errors.New("there is no certificate to authenticate with: give the bootstrap credential of the CA with --user and --password-file")
 		}
 		id, err := a.Identity(current)
 		if err != nil {
@@ -115,7 +115,7 @@ func (a *Applicant) waiting(ctx context.Context) (slot *keystore.Slot, request [
 	if err != nil {
 		return nil, nil, err
 	}
-	text, err := a.request(ctx, slots.Next)
+	text, err := a.request(ctx, slots)
 	if err != nil {
 		return nil, nil, err
 	}
