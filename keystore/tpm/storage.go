@@ -68,7 +68,7 @@ func (l *link) primary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (*obj
 	r, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.AuthHandle{Handle: hierarchy, Name: tpm2.HandleName(hierarchy), Auth: tpm2.PasswordAuth(nil)},
 		InPublic: tpm2.New2B(template)}.Execute(l)
 	if isPassword(err) { // no session is in this, so that the link is in order, and what is loaded works
-		return nil, &faultError{OwnerLocked, "a password was set on its hierarchy: " + err.Error()}
+		return nil, &faultError{OwnerLocked, "the " + nameOfHierarchy(hierarchy) + " hierarchy has a password: " + err.Error()}
 	}
 	if err != nil {
 		return nil, err
@@ -86,6 +86,13 @@ func (l *link) primary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (*obj
 		return nil, errors.New("it gives a key whose name is not its own")
 	}
 	return &object{r.ObjectHandle, *name, *public}, nil
+}
+
+func nameOfHierarchy(h tpm2.TPMHandle) string {
+	if h == tpm2.TPMRHEndorsement {
+		return "endorsement"
+	}
+	return "owner"
 }
 
 // A Fingerprint tells one TPM from another, and a TPM that was cleared from

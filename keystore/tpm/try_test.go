@@ -134,6 +134,9 @@ func TestAPasswordOnTheOwnerIsNeverTakenForOneOnTheKey(t *testing.T) {
 		err := sign(k)
 		wantFault(t, err, OwnerLocked)
 		wantAdvice(t, err, "tpm2_changeauth")
+		if !strings.Contains(err.Error(), "the owner hierarchy has a password") {
+			t.Error(err)
+		}
 		wantFault(t, k.Try(t.Context()), OwnerLocked)
 		_, err = d.Unseal(t.Context(), sealed)
 		wantFault(t, err, OwnerLocked)
