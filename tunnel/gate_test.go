@@ -204,13 +204,14 @@ func TestASessionEndsWithTheProofOfAPlatformThatCannotBeAsked(t *testing.T) {
 	f := newFar(t)
 	w := newWard(t, f, func(o *Options) {
 		o.Now = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
+		o.GateTimeout = 20 * time.Second
 	})
 	v, err := w.anyGate().pass(t.Context())
 	must(t, err)
 	offset.Store(int64(time.Until(v.Until) - 1500*time.Millisecond))
 	c := w.device(tls.VersionTLS13)
 	w.echo(c, "ping")
-	f.shows(face{hangUp: true})
+	f.shows(face{hangUp: true}, face{mute: true})
 	must(t, w.Update(w.changed(func(c *Config) { c.Platforms[0].StapleMaxAge = 1000 * time.Hour }))) // it is asked now
 	w.until("that it cannot be asked", func(s Status) bool { return s.Gate[Unreachable] > 0 })
 	must(t, c.SetReadDeadline(time.Now().Add(10*time.Second)))
@@ -322,6 +323,23 @@ func TestASessionDoesNotEnterAfterARefusal(t *testing.T) {
 	if err := g.enter(&session{}, v); err == nil {
 		t.Error("an older verdict has replaced a newer one")
 	}
+}
+
+// A session that was let through by rules that have changed meanwhile has the
+// platform judged by the new ones at once.
+func TestASessionByOldRulesHasThePlatformJudged(t *testing.T) {
+	t.Parallel()
+	f := newFar(t)
+	w := newWard(t, f, nil)
+	g := w.anyGate()
+	v, err := g.pass(t.Context())
+	must(t, err)
+	must(t, w.Update(w.changed(func(c *Config) { c.Platforms[0].StapleMaxAge = 1000 * time.Hour })))
+	w.until("a look by the new rules", func(s Status) bool { return s.Gate[Good] == 2 })
+	x := &session{}
+	must(t, g.enter(x, v))
+	w.until("one more", func(s Status) bool { return s.Gate[Good] == 3 })
+	g.leave(x, v)
 }
 
 func TestWhyThePlatformCouldNotBeJudged(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -249,7 +250,7 @@ func TestADeviceThatDoesNotGoOnIsTheOneThatWasLate(t *testing.T) {
 	})
 	t.Cleanup(func() { l.Close(); serving.Wait() })
 	w := newWard(t, f, func(o *Options) {
-		o.HandshakeTimeout = 300 * time.Millisecond
+		o.HandshakeTimeout = 2 * time.Second
 		o.Config.Platforms[0].Connect = l.Addr().String()
 	})
 	config := w.deviceConfig(tls.VersionTLS13)
@@ -278,7 +279,7 @@ func TestAProbeIsCountedAndNoRefusal(t *testing.T) {
 	}
 }
 
-// What any host can cause does not keep from the log what shows an attack.
+// What any host can cause does not keep out of the log what shows an attack.
 func TestAFloodHidesNoRefusalByAnotherRule(t *testing.T) {
 	t.Parallel()
 	w := newWard(t, newFar(t), nil)
@@ -290,15 +291,19 @@ func TestAFloodHidesNoRefusalByAnotherRule(t *testing.T) {
 			w.refused(x, &inspect.CutError{Rule: inspect.RuleSignature, Reason: "its key is not there", Next: "attack"})
 		}
 	}
-	w.refused(x, errProbe)
-	s := w.Status()
-	if n := strings.Count(w.log.String(), "rule=signature"); n != flood/10 || s.Unlogged["signature"] != 0 {
-		t.Errorf("%d of %d are in the log, %d are said to be missing", n, flood/10, s.Unlogged["signature"])
+	s, loud := w.Status(), map[string]uint64{}
+	for range flood + flood/10 {
+		if e := w.event(RefusedOne); e.Loud {
+			loud[e.Rule]++
+		}
 	}
-	if n := uint64(strings.Count(w.log.String(), "rule=network")); n > flood/2 || n+s.Unlogged["network"] != flood {
-		t.Errorf("%d of the flood are in the log, %d are said to be missing", n, s.Unlogged["network"])
+	if n := loud["signature"]; n != flood/10 || s.Unlogged["signature"] != 0 {
+		t.Errorf("%d of %d are for the log, %d are said to be missing", n, flood/10, s.Unlogged["signature"])
 	}
-	if r := s.Refusals[0]; len(s.Refusals) != 3 || r.Rule != "signature" || r.Severity != Foreign || s.Refusals[1].Rule != "network" || r.Listener != "icu" {
+	if n := loud["network"]; n > flood/2 || n+s.Unlogged["network"] != flood {
+		t.Errorf("%d of the flood are for the log, %d are said to be missing", n, s.Unlogged["network"])
+	}
+	if r := s.Refusals[0]; len(s.Refusals) != 2 || r.Rule != "signature" || r.Severity != Foreign || s.Refusals[1].Rule != "network" || r.Listener != "icu" {
 		t.Errorf("%+v", s.Refusals)
 	}
 }
@@ -416,6 +421,98 @@ func TestManySessionsAmongAttackers(t *testing.T) {
 		c.Close()
 	}
 	settle(t, goroutines, fds)
+	w.wantEvents()
+}
+
+// wantEvents: once all is over, each connection has come to one end, and the audit
+// was told of each once, with who, where and why.
+func (w *ward) wantEvents() {
+	w.t.Helper()
+	s, told := w.Status(), map[string]uint64{}
+	for len(w.events) > 0 {
+		switch e := <-w.events; e.Kind {
+		case RefusedOne:
+			told[e.Rule]++
+			if e.Listener != "icu" || !e.Device.IsValid() || e.Err == nil || e.Severity != SeverityOf(e.Rule) {
+				w.t.Errorf("%+v", e)
+			}
+		case Closed:
+			told["ended "+e.Result]++
+			if e.Listener != "icu" || !e.Device.IsValid() || e.Platform != "hospital" || e.ToPlatform == 0 || (e.Rule != "") != ours[e.Result] {
+				w.t.Errorf("%+v", e)
+			}
+		}
+	}
+	all := maps.Clone(s.Refused)
+	ends := s.Probes
+	for how, n := range s.Ended {
+		all["ended "+how] = n
+	}
+	for _, n := range all {
+		ends += n
+	}
+	if !maps.Equal(told, all) {
+		w.t.Errorf("the audit was told %v, of %v", told, all)
+	}
+	if ends != s.Accepted+s.Refused["network"]+s.Refused["rate"] {
+		w.t.Errorf("%d connections, %d ends: %+v", s.Accepted, ends, s.Counts)
+	}
+}
+
+func TestEachRefusalAndEachCutIsToldOnce(t *testing.T) {
+	t.Parallel()
+	f := newFar(t)
+	w := newWard(t, f, func(o *Options) {
+		o.Config.Listeners[0].MaxPerDevice, o.HelloTimeout, o.Config.Platforms[0].Recheck = 2, 500*time.Millisecond, time.Hour
+	})
+	room := func() { w.until("room", func(s Status) bool { return s.Listeners[0].Handshakes == 0 }) }
+	connect := func(change func(*tls.Config)) {
+		room()
+		config := w.deviceConfig(tls.VersionTLS12)
+		config.InsecureSkipVerify = true
+		change(config)
+		if _, err := w.connect(config); err == nil {
+			t.Error("it got through")
+		}
+	}
+	one, two := w.device(tls.VersionTLS12), w.device(tls.VersionTLS13)
+	w.echo(one, "ping")
+	w.echo(two, "ping")
+	c := w.raw() // ends the oldest
+	_, err := c.Write([]byte("GET /Doe^Jane HTTP/1.1\r\n\r\n"))
+	must(t, err)
+	ended(t, c)
+	c.Close()
+	room()
+	ended(t, w.raw()) // silent
+	connect(func(c *tls.Config) { c.ServerName = "other.test" })
+	connect(func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 })
+	f.shows(face{}, face{identity: "platform-revoked"}) // swapped behind the gate
+	connect(func(*tls.Config) {})
+	f.shows(face{identity: "platform-revoked"}) // the gate, which cuts the session that is open
+	connect(func(*tls.Config) {})
+	if _, err := two.Read(make([]byte, 1)); err == nil {
+		t.Error("it lives on")
+	}
+	f.shows(face{})
+	room()
+	w.echo(w.device(tls.VersionTLS13), "ping")
+	w.stop()
+	s := w.Status()
+	for _, rule := range []string{"format", "silent", "server name", "version", "certificate", "B18"} {
+		if s.Refused[rule] != 1 {
+			t.Errorf("%q: %v", rule, s.Refused)
+		}
+	}
+	for _, how := range []string{"newer", "gate", "drained"} {
+		if s.Ended[how] != 1 {
+			t.Errorf("%q: %v", how, s.Ended)
+		}
+	}
+	if strings.Contains(w.log.String(), "Doe") {
+		t.Error("what a device sent is in the log")
+	}
+	w.wantEvents()
 }
 
 // A crowd is the attackers that stay.
