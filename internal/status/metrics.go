@@ -89,8 +89,8 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	m.gauge(descBuild, 1, r.Build.Version, r.Build.Commit, r.Build.Go, r.Build.Board, r.Build.TLS)
 	m.time(descStart, r.Started)
 	m.gauge(descVerdict, float64(r.Verdict))
-	for _, c := range r.Conditions {
-		m.gauge(descCondition, 1, c.Name, c.Subject)
+	for titled := range r.titles() {
+		m.gauge(descCondition, 1, titled.Name, titled.Subject)
 	}
 	m.gauge(descShapes, float64(r.Shapes))
 	m.counters(descFindings, r.Findings)
@@ -109,6 +109,17 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		m.tunnel(r.Tunnel)
 	}
 	m.spool(&r)
+}
+
+// titles are the conditions by what tells them apart in a metric: two with one
+// name and subject, such as those of two certificates with one common name,
+// would spoil the whole scrape.
+func (r *Report) titles() map[Condition]bool {
+	all := map[Condition]bool{}
+	for _, c := range r.Conditions {
+		all[Condition{Name: c.Name, Subject: c.Subject}] = true
+	}
+	return all
 }
 
 func (m metrics) identity(r *Report) {

@@ -173,6 +173,15 @@ func TestMetricsPage(t *testing.T) {
 	golden(t, "metrics.txt", page)
 }
 
+func TestTwoConditionsWithOneNameAndSubjectDoNotSpoilTheScrape(t *testing.T) {
+	r := sample()
+	r.Conditions = append(r.Conditions, Condition{Name: "staples-missing", Subject: "gateway.test", Text: "of the ECC certificate"}, Condition{Name: "staples-missing", Subject: "gateway.test", Text: "of the RSA certificate"})
+	c, _ := serve(t, &source{Report_: r}, &store{})
+	if code, page := get(t, c, "/metrics"); code != http.StatusOK || strings.Count(page, `gatewayd_condition{name="staples-missing",subject="gateway.test"} 1`) != 1 {
+		t.Errorf("%d: %s", code, page)
+	}
+}
+
 func TestMetricNamesFollowTheConvention(t *testing.T) {
 	c, _ := serve(t, &source{Report_: sample()}, &store{})
 	_, page := get(t, c, "/metrics")
