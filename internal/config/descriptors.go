@@ -19,13 +19,31 @@ func (c *Config) Descriptors() int {
 		n += int(c.Southbound.MaxConnections)
 	}
 	for _, t := range c.Tunnels {
-		n += sessionDescriptors*int(t.MaxSessions) + platformDescriptors*len(t.Platforms)
+		n += platformDescriptors * len(t.Platforms)
+	}
+	return n + c.sessionDescriptors()
+}
+
+func (c *Config) sessionDescriptors() (n int) {
+	for _, t := range c.Tunnels {
+		n += sessionDescriptors * int(t.MaxSessions)
 	}
 	return n
 }
 
-// checkDescriptors warns where they would run out: then no connection can be
-// taken or made, that of gatewayd status included.
+// Sessions is how many sessions of a tunnel are to be open at a time: as many as
+// it allows, or what its share of the descriptors is enough for. When they run
+// out no connection can be taken or made, that of gatewayd status included.
+func (c *Config) Sessions(t *Tunnel) int {
+	need, all := c.Descriptors(), c.sessionDescriptors()
+	if c.MaxDescriptors == 0 || need <= c.MaxDescriptors {
+		return int(t.MaxSessions)
+	}
+	left := max(0, c.MaxDescriptors-(need-all))
+	return max(1, left*int(t.MaxSessions)/all)
+}
+
+// checkDescriptors warns where not all connections can be open that are allowed.
 func (l *loader) checkDescriptors(c *Config, root *node) {
 	c.MaxDescriptors = l.options.MaxDescriptors
 	need := c.Descriptors()

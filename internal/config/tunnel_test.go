@@ -158,6 +158,11 @@ func TestTooFewDescriptorsForAllConnectionsAreAWarning(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				for i := range c.Tunnels {
+					if t1 := &c.Tunnels[i]; allowed != row.need-1 && c.Sessions(t1) != int(t1.MaxSessions) {
+						t.Errorf("with %d descriptors %d of %d sessions", allowed, c.Sessions(t1), t1.MaxSessions)
+					}
+				}
 				if c.Descriptors() != row.need || c.MaxDescriptors != allowed {
 					t.Errorf("%d of %d descriptors, want %d of %d", c.Descriptors(), c.MaxDescriptors, row.need, allowed)
 				}
@@ -167,5 +172,16 @@ func TestTooFewDescriptorsForAllConnectionsAreAWarning(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestTheTunnelsShareTheDescriptorsThatAreLeft(t *testing.T) {
+	c := Config{Tunnels: []Tunnel{{MaxSessions: 300, Platforms: make([]TunnelPlatform, 2)}, {MaxSessions: 100}}, Southbound: &Southbound{MaxConnections: 20}}
+	const others = 64 + 2*2 + 20
+	for limit, want := range map[int][2]int{0: {300, 100}, others + 6*400: {300, 100}, others + 6*200: {150, 50}, others + 6*4: {3, 1}, others + 6*2: {1, 1}, others: {1, 1}, 1: {1, 1}} {
+		c.MaxDescriptors = limit
+		if got := [2]int{c.Sessions(&c.Tunnels[0]), c.Sessions(&c.Tunnels[1])}; got != want {
+			t.Errorf("with %d descriptors %v sessions, want %v", limit, got, want)
+		}
 	}
 }

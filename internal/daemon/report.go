@@ -233,8 +233,12 @@ func (c *conditions) descriptors() {
 	if limit == 0 || need <= limit {
 		return
 	}
+	sessions := 0
+	for i := range c.daemon.config.Tunnels {
+		sessions += c.daemon.config.Sessions(&c.daemon.config.Tunnels[i])
+	}
 	c.raise(status.Degraded, "descriptors-short", "", time.Time{},
-		fmt.Sprintf("All connections that are allowed take %d descriptors together, and the process may have %d: when they run out, nothing can connect, not even gatewayd status.", need, limit),
+		fmt.Sprintf("All connections that are allowed take %d descriptors together, and the process may have %d. The tunnels take only %d sessions at a time for that; what else is allowed may find none left.", need, limit, sessions),
 		fmt.Sprintf("Write LimitNOFILE=%d into the unit with systemctl edit gatewayd and restart it, or lower max_sessions in [[tunnel]] or max_connections in [southbound].", need))
 }
 

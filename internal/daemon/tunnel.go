@@ -63,6 +63,9 @@ func (d *Daemon) planTunnel(c *config.Config, i identity) (tunnelPlan, error) {
 	if err != nil {
 		return p, err
 	}
+	for i := range c.Tunnels {
+		p.settings.Listeners[i].MaxSessions = c.Sessions(&c.Tunnels[i])
+	}
 	trail := newAudit(d.log, d.options.Now)
 	server, err := tunnel.New(tunnel.Options{Config: p.settings, Floor: d.options.Floor, Listen: d.options.Listen, Events: trail.note,
 		Grace: d.options.Grace / 2, Now: d.options.Now, Log: d.log})

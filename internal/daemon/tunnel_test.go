@@ -292,6 +292,14 @@ func TestTooFewDescriptorsForTheSessionsAreACondition(t *testing.T) {
 			t.Errorf("with %d descriptors: %+v", limit, h.daemon.Report().Conditions)
 		}
 	}
+	h.connect()
+	h.connect() // two have room, though three are allowed
+	if _, err := h.device(); err == nil {
+		t.Error("a third device got through")
+	}
+	if n := h.daemon.Report().Tunnel.Listeners[0].Refused["limit"]; n == 0 {
+		t.Errorf("%+v", h.daemon.Report().Tunnel)
+	}
 }
 
 // A gateway that is not enrolled has nothing to judge a platform with.
