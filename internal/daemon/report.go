@@ -229,16 +229,19 @@ func (c *conditions) whole(s spool.Stats) {
 }
 
 func (c *conditions) descriptors() {
-	need, limit := c.daemon.config.Descriptors(), c.daemon.config.MaxDescriptors
+	conf := c.daemon.config
+	need, limit := conf.Descriptors(), conf.MaxDescriptors
 	if limit == 0 || need <= limit {
 		return
 	}
-	sessions := 0
-	for i := range c.daemon.config.Tunnels {
-		sessions += c.daemon.config.Sessions(&c.daemon.config.Tunnels[i])
+	text, sessions := fmt.Sprintf("All connections that are allowed take %d descriptors together, and the process may have %d.", need, limit), 0
+	for i := range conf.Tunnels {
+		sessions += conf.Sessions(&conf.Tunnels[i])
 	}
-	c.raise(status.Degraded, "descriptors-short", "", time.Time{},
-		fmt.Sprintf("All connections that are allowed take %d descriptors together, and the process may have %d. The tunnels take only %d sessions at a time for that; what else is allowed may find none left.", need, limit, sessions),
+	if sessions > 0 {
+		text += fmt.Sprintf(" So the tunnels take only %d sessions at a time.", sessions)
+	}
+	c.raise(status.Degraded, "descriptors-short", "", time.Time{}, text,
 		fmt.Sprintf("Write LimitNOFILE=%d into the unit with systemctl edit gatewayd and restart it, or lower max_sessions in [[tunnel]] or max_connections in [southbound].", need))
 }
 
