@@ -533,6 +533,9 @@ func TestBothCertificatesOfAPlatformAreJudged(t *testing.T) {
 		if (err == nil) != test.ecc {
 			t.Errorf("%s: a device with ECC: %v", test.name, err)
 		}
+		if e := w.Status().Platforms[0].Err; test.second == "" && (e == nil || !strings.Contains(e.Error(), "shows no RSA certificate; install one at the platform, or take two_certificates out")) {
+			t.Errorf("%s: %v", test.name, e)
+		}
 		if err == nil {
 			w.echo(c, "ping")
 		}

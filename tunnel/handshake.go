@@ -66,12 +66,16 @@ func (g *gate) judge(ctx context.Context, at netip.AddrPort) Verdict {
 	}
 	second := g.look(ctx, v.Address, p, other)
 	second.At = v.At
-	if second.Result == Good {
+	switch second.Result {
+	case Good:
 		second.leaves, second.staples = append(v.leaves, second.leaves...), append(v.staples, second.staples...)
 		second.Version = v.Version
 		if v.Until.Before(second.Until) {
 			second.Until = v.Until
 		}
+	case Declined: // it has taken our certificate a moment ago
+		second.Err = &ReachError{Address: v.Address.String(), Err: second.Err, Reason: "it has a good ECC certificate, and shows no RSA certificate",
+			Next: "install one at the platform, or take two_certificates out of its [[tunnel.platform]]"}
 	}
 	return second
 }

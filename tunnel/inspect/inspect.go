@@ -157,9 +157,9 @@ func (i *Inspector) Hello() *Hello {
 // Awaits is who has to send next before the judgement, "device" or "platform".
 func (i *Inspector) Awaits() string {
 	if i.state == awaitHello {
-		return i.device.from
+		return "device"
 	}
-	return i.platform.from
+	return "platform"
 }
 
 // Expect sets what the gate has said meanwhile in place of Rules.Leaves. It has
