@@ -202,6 +202,9 @@ func (d *Daemon) open(ctx context.Context, c *config.Config) error {
 	if err := d.openTPM(c); err != nil {
 		return err
 	}
+	if d.tpm != nil { // package tls gives a signature no context: one in a TPM that hangs would hold up the end
+		context.AfterFunc(d.last, func() { _ = d.tpm.Close() }) // close tells of it
+	}
 	return d.openSpool(ctx, c)
 }
 

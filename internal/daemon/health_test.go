@@ -30,9 +30,11 @@ import (
 // A bus is the gateway's way to the TPM, which others use as well: between two
 // commands of the gateway, as through the kernel's resource manager. It can hang.
 type bus struct {
-	turn    sync.Mutex // from a command to the end of its response
-	hangs   atomic.Bool
-	present tpm.Conn
+	turn  sync.Mutex // from a command to the end of its response
+	hangs atomic.Bool
+	// swallowed are the commands that never reached it.
+	swallowed atomic.Int64
+	present   tpm.Conn
 }
 
 func (b *bus) dial(ctx context.Context, address string) (tpm.Conn, error) {
@@ -62,6 +64,7 @@ type rider struct {
 
 func (r *rider) Write(b []byte) (int, error) {
 	if r.mute = r.bus.hangs.Load(); r.mute {
+		r.bus.swallowed.Add(1)
 		return len(b), nil
 	}
 	r.bus.turn.Lock()
@@ -290,4 +293,31 @@ func TestAGatewayWhoseTPMHangsAtTheStartAnswersAllTheTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.delivers(61)
+}
+
+// A signature that hangs does not hold up the end for longer than its grace.
+func TestAGatewayWhoseTPMHangsEndsInTime(t *testing.T) {
+	h, b := onABus(t)
+	h.options.TPM.Command = 10 * time.Minute
+	h.start()
+	h.enroll()
+	h.house.end()
+	h.options.IdentityPeriod = time.Hour // so that it is the signature that hangs, and no look
+	h.start()
+	h.delivers(61)
+	h.platform.Kill()
+	b.hangs.Store(true)
+	h.bedside.say(t, "/dev/bed1", "HR 62")
+	h.restart()
+	eventually(t, "a signature hangs", func() bool { return b.swallowed.Load() > 0 })
+	h.stop()
+	select {
+	case err := <-h.ended:
+		h.ended <- nil
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it does not end")
+	}
 }
