@@ -75,6 +75,18 @@ func (a *app) office(path, store string) (*office, error) {
 	return a.officeBy(enroll.OpenTPM, path, store)
 }
 
+// office is that of the commands that change the identity, as its owner.
+func (e *enrolling) office(open opener) (*office, error) {
+	o, err := e.app.officeBy(open, e.path, e.store)
+	if err != nil {
+		return nil, err
+	}
+	if err := become(o.config.Gateway.StateDir); err != nil {
+		return nil, &exit{exitPermission, errors.Join(err, o.tpm.Close())}
+	}
+	return o, nil
+}
+
 func (a *app) officeBy(open opener, path, store string) (*office, error) {
 	c, err := config.Load(path, a.configOptions())
 	if err != nil {
@@ -101,7 +113,7 @@ func (e *enrolling) step(c *cobra.Command, f func(context.Context, *office) (enr
 
 // at is a step by a way to the TPM.
 func (e *enrolling) at(c *cobra.Command, open opener, f func(context.Context, *office) (enroll.Outcome, error)) error {
-	o, err := e.app.officeBy(open, e.path, e.store)
+	o, err := e.office(open)
 	if err != nil {
 		return err
 	}
@@ -182,7 +194,7 @@ func (e *enrolling) statusCommand() *cobra.Command {
 		Long: "Tell how TPM, keys and certificates stand, and the next step. The exit code is 0 where the gateway is enrolled\n" +
 			"and nothing is wrong, else 1.",
 		RunE: func(c *cobra.Command, _ []string) error {
-			o, err := e.app.office(e.path, e.store)
+			o, err := e.office(enroll.OpenTPM)
 			if err != nil {
 				return err
 			}
@@ -282,7 +294,7 @@ func (e *enrolling) csrCommand() *cobra.Command {
 			if asQR && e.asJSON {
 				return usage("gatewayd enroll csr prints a QR code or JSON: leave --qr or --json out")
 			}
-			o, err := e.app.office(e.path, e.store)
+			o, err := e.office(enroll.OpenTPM)
 			if err != nil {
 				return err
 			}
@@ -367,9 +379,7 @@ func (a *app) readAll(name string) ([]byte, error) {
 	if name == "-" && isTerminal(a.in) {
 		fmt.Fprintln(a.err, "Paste it here, then press Enter and Ctrl-D.")
 	}
-	if name == "-" {
-		name = "the standard input"
-	}
+	name = called(name)
 	const most = 256 << 10
 	text := make([]byte, most+1)
 	n, err := io.ReadFull(f, text)
@@ -382,6 +392,14 @@ func (a *app) readAll(name string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is empty", name)
 	}
 	return text[:n], nil
+}
+
+// called is how errors call a file of the command line.
+func called(name string) string {
+	if name == "-" {
+		return "the standard input"
+	}
+	return name
 }
 
 func (e *enrolling) installCommand() *cobra.Command {
@@ -398,7 +416,7 @@ func (e *enrolling) installCommand() *cobra.Command {
 			return e.step(c, func(_ context.Context, o *office) (enroll.Outcome, error) {
 				done, err := o.Install(text)
 				if err != nil {
-					err = fmt.Errorf("%s: %w", args[0], err)
+					err = fmt.Errorf("%s: %w", called(args[0]), err)
 				}
 				return done, err
 			})
@@ -420,19 +438,43 @@ func (u *authority) flags(c *cobra.Command) {
 
 // ask has a CA issue a certificate, in one of two ways.
 func (e *enrolling) ask(c *cobra.Command, u *authority, way func(*enroll.Applicant, context.Context, enroll.CA) (enroll.Outcome, error)) error {
+	credential, err := e.app.credential(*u)
+	if err != nil {
+		return err
+	}
 	return e.step(c, func(ctx context.Context, o *office) (enroll.Outcome, error) {
-		ca, err := e.app.authority(o.config, *u)
+		ca, err := u.of(o.config)
 		if err != nil {
 			return enroll.Outcome{}, err
 		}
+		ca.Credential = credential
 		if waiting, is, err := o.Pending(); err != nil || is && !u.again {
+			waiting.Next += " To have another one issued all the same, add --again."
 			return waiting, err
 		}
 		return way(o.Applicant, ctx, ca)
 	})
 }
 
-func (a *app) authority(c *config.Config, u authority) (enroll.CA, error) {
+// credential reads the password, as long as we may: see become.
+func (a *app) credential(u authority) (func() (string, string, error), error) {
+	switch {
+	case u.user == "" && u.passwordFile == "":
+		return nil, nil
+	case u.user == "":
+		return nil, usage("--user is missing: whose password is in --password-file?")
+	case u.passwordFile == "":
+		return nil, usage("--password-file is missing")
+	}
+	text, err := a.readAll(u.passwordFile)
+	if err != nil {
+		return nil, coded(err)
+	}
+	return func() (string, string, error) { return u.user, strings.TrimRight(string(text), "\r\n"), nil }, nil
+}
+
+// of is the CA for a configuration.
+func (u *authority) of(c *config.Config) (enroll.CA, error) {
 	i := *c // a copy: the flags are for this once
 	if u.url != "" {
 		i.Identity.ESTURL = u.url
@@ -443,21 +485,8 @@ func (a *app) authority(c *config.Config, u authority) (enroll.CA, error) {
 	if i.Identity.ESTURL != "" && i.Identity.ESTTrust == "" {
 		return enroll.CA{}, usage("--trust is missing: no CA is trusted unseen")
 	}
-	if u.user == "" && u.passwordFile != "" {
-		return enroll.CA{}, usage("--user is missing: whose password is in --password-file?")
-	}
 	ca, err := enroll.Authority(&i)
-	if err != nil || u.user == "" {
-		return ca, configured(err)
-	}
-	if u.passwordFile == "" {
-		return ca, usage("--password-file is missing")
-	}
-	ca.Credential = func() (string, string, error) {
-		text, err := a.readAll(u.passwordFile)
-		return u.user, strings.TrimRight(string(text), "\r\n"), err
-	}
-	return ca, nil
+	return ca, configured(err)
 }
 
 func (e *enrolling) renewCommand() *cobra.Command {
@@ -514,7 +543,7 @@ func (e *enrolling) importCommand() *cobra.Command {
 			return e.step(c, func(ctx context.Context, o *office) (enroll.Outcome, error) {
 				done, err := o.Import(ctx, text, args[0] == "-" && !mode(e.app.in).IsRegular())
 				if err != nil {
-					err = fmt.Errorf("%s: %w", args[0], err)
+					err = fmt.Errorf("%s: %w", called(args[0]), err)
 				}
 				return done, err
 			})
@@ -530,7 +559,7 @@ func (e *enrolling) importCommand() *cobra.Command {
 func undumped() { _ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }
 
 func (e *enrolling) printParent(ctx context.Context) error {
-	o, err := e.app.office(e.path, e.store)
+	o, err := e.office(enroll.OpenTPM)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 
 	"github.com/bedside-gateway/gatewayd/keystore/attest"
 	"github.com/bedside-gateway/gatewayd/keystore/est"
@@ -35,6 +36,8 @@ func (e *CAError) Error() string {
 	text := e.Err.Error()
 	if r := refusalIn(e.Err); r != nil { // whose own next step knows less
 		text = fmt.Sprintf("it refused with %d %s%s", r.status, http.StatusText(r.status), r.said)
+	} else if u, ok := errors.AsType[*url.Error](e.Err); ok { // what was asked for is of no help where nothing answers
+		text = u.Err.Error()
 	}
 	return fmt.Sprintf("the CA at %s: %s; %s", e.URL, text, e.next)
 }
@@ -69,10 +72,13 @@ func unreachable(err error) bool {
 		return true
 	}
 	if o, ok := errors.AsType[*net.OpError](err); ok {
-		return o.Op != "remote error" // a TLS alert
+		return !isAlert(o)
 	}
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
+
+// isAlert reports whether the CA ended TLS.
+func isAlert(o *net.OpError) bool { return o.Op == "remote error" }
 
 // A refusal is the no of a CA, whatever it was asked by.
 type refusal struct {
@@ -112,12 +118,15 @@ func (a *Applicant) nextAt(ca CA, err error) string {
 		return a.nextRefused(ca, r)
 	}
 	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	broken, _ := errors.AsType[*net.OpError](err)
 	_, pending := errors.AsType[*est.Pending](err)
 	switch {
 	case pending:
 		return "have the request approved there, then run the same command again"
 	case untrusted:
 		return "see that est_trust, or --trust, is the root of this server, and that the gateway's clock is right"
+	case broken != nil && isAlert(broken) && ca.Credential == nil:
+		return fmt.Sprintf("see that the gateway's certificate is of this CA and has not expired; else run %s --user USER --password-file FILE with the CA's bootstrap credential", a.command("renew"))
 	case unavailable(err):
 		return "run the same command again later"
 	case unreachable(err):

@@ -170,25 +170,38 @@ func (a *Applicant) Recognise(ctx context.Context) error {
 var ErrNotBegun = errors.New("there is no key yet: run gatewayd enroll init")
 
 // Request is the request (PEM) for the certificate that is wanted next: for the
-// key that waits for one, or else for the key in use.
+// key that waits for one, or else for the key in use. There is none for a key that
+// the TPM will never use again; a TPM that cannot be had now is no obstacle.
 func (a *Applicant) Request(ctx context.Context) ([]byte, error) {
 	all, err := a.Store.Read()
 	if err != nil {
 		return nil, err
 	}
+	slot := wanted(all)
+	if slot == nil {
+		return nil, ErrNotBegun
+	}
+	if err := a.try(ctx, slot); slices.Contains(lost, tpm.FaultOf(err)) {
+		return nil, err
+	}
 	return a.request(ctx, all)
+}
+
+// lost are the faults of a key that has to be made anew.
+var lost = []tpm.Fault{tpm.Cleared, tpm.Replaced, tpm.Foreign, tpm.Tampered}
+
+// wanted is the slot that a certificate is wanted for.
+func wanted(all keystore.Slots) *keystore.Slot {
+	if all.Next != nil {
+		return all.Next
+	}
+	return all.Current
 }
 
 // request is the one that is kept, if it is for the key and has the name that the
 // gateway has now. Else a new one is, for a key that waits.
 func (a *Applicant) request(ctx context.Context, all keystore.Slots) ([]byte, error) {
-	slot := all.Next
-	if slot == nil {
-		slot = all.Current
-	}
-	if slot == nil {
-		return nil, ErrNotBegun
-	}
+	slot := wanted(all)
 	csr, err := parseRequest(slot.Request)
 	had := err == nil
 	if had && csr.Subject.CommonName == a.Subject.CommonName() && keystore.Mark(csr.PublicKey) == keystore.Mark(slot.Public) {

@@ -51,6 +51,8 @@ func TestInitTellsATPMThatLostItsKeys(t *testing.T) {
 				happens(b)
 				wantFault(t, b.unchanged(func() (Outcome, error) { return b.Init(b.ctx()) }), fault)
 				wantFault(t, b.unchanged(func() (Outcome, error) { return b.NewKey(b.ctx()) }), fault)
+				_, err := b.Request(b.ctx()) // it would be carried to a CA in vain
+				wantFault(t, err, fault)
 				s := must(b.Status(b.ctx()))(t)
 				if s.Fault != string(fault) || len(s.Slots) != 1 || !strings.Contains(s.Next, "gatewayd enroll reset") || strings.Contains(s.Text, s.Next) {
 					t.Errorf("the status is %+v", s)
@@ -169,6 +171,9 @@ func TestEachStateHasItsNextStep(t *testing.T) {
 	}
 	_, err := b.Init(b.ctx())
 	wantFault(t, err, tpm.Absent)
+	if again := must(b.Request(b.ctx()))(t); !bytes.Equal(again, b.slots().Next.Request) {
+		t.Error("without its TPM the request is another one")
+	}
 }
 
 // What the daemon cannot use, nobody calls enrolled (B16).
