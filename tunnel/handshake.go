@@ -165,16 +165,16 @@ func staplesOf(state tls.ConnectionState) (all []staple) {
 }
 
 func unreachable(target string, err error, limit time.Duration) *ReachError {
-	e := &ReachError{Address: target, Reason: err.Error(), Next: "check cable, VLAN and the platform's address", Err: err}
+	e := &ReachError{Address: target, Reason: err.Error(), Next: "check cable and VLAN, and address and connect in [[tunnel.platform]]", Err: err}
 	if _, dns := errors.AsType[*net.DNSError](err); dns {
-		e.Reason, e.Next = "its name cannot be resolved", "check the platform's address, the gateway's network and its name servers"
+		e.Reason, e.Next = "its name cannot be resolved", "check address and connect in [[tunnel.platform]], the gateway's network and its name servers"
 		return e
 	}
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		e.Reason, e.Next = "nothing listens there", "start the platform's listener, or correct the port"
+		e.Reason, e.Next = "nothing listens there", "start the platform's listener, or correct the port of address or connect in [[tunnel.platform]]"
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		e.Reason, e.Next = "no descriptor is left", "raise the limit of open files, or lower the one of sessions"
+		e.Reason, e.Next = "no descriptor is left", "raise the limit of open files (LimitNOFILE), or lower max_sessions in [[tunnel]]"
 	case isTimeout(err):
 		e.Reason, e.Next = fmt.Sprintf("no connection within %v", limit), "check cable and VLAN, and that the firewall lets this port through"
 	}

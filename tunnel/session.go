@@ -281,6 +281,9 @@ func (x *session) establish(ctx context.Context) error {
 	if v, err = x.gate.pass(ctx); err != nil {
 		return fmt.Errorf("the platform was not judged: %w", errLate{"platform"})
 	}
+	x.s.mu.Lock()
+	x.judged = v
+	x.s.mu.Unlock()
 	if v.Result != Good {
 		return errGateClosed{v.Err}
 	}
@@ -336,9 +339,6 @@ func (x *session) dial(ctx context.Context, v Verdict) error {
 	if why != nil {
 		return why
 	}
-	x.s.mu.Lock()
-	x.judged = v
-	x.s.mu.Unlock()
 	return x.gate.enter(x, v)
 }
 

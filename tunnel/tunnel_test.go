@@ -92,6 +92,9 @@ func TestNoDeviceReachesAPlatformThatIsRefused(t *testing.T) {
 				if e.Rule != test.rule || !strings.Contains(e.Err.Error(), test.word) {
 					t.Errorf("%s: %v", e.Rule, e.Err)
 				}
+				if e.Severity != GateRule || e.Listener != "icu" || e.Platform != "hospital" || e.ServerName != pki.DefaultPlatform || e.Address.String() != f.address() {
+					t.Errorf("the audit is told %+v", e)
+				}
 				if f.received.Load() != 0 || f.connections.Load() != 1 {
 					t.Errorf("the platform got %d bytes over %d connections", f.received.Load(), f.connections.Load())
 				}

@@ -73,6 +73,8 @@ type far struct {
 	faces []face
 	open  map[net.Conn]struct{}
 
+	certificates sync.Map // tls.Certificate by what they are: as servers do, it staples a response for as long as it holds
+
 	connections atomic.Int64
 	shaken      atomic.Int64 // handshakes that the platform saw through
 	received    atomic.Int64 // bytes of application data
@@ -197,6 +199,10 @@ func (f *far) config(one face) *tls.Config {
 }
 
 func (f *far) stapled(name string, answers []responder.Answer) tls.Certificate {
+	key := fmt.Sprint(name, answers)
+	if c, made := f.certificates.Load(key); made {
+		return c.(tls.Certificate)
+	}
 	id, err := f.Identity(name)
 	if err != nil {
 		panic(err)
@@ -208,6 +214,7 @@ func (f *far) stapled(name string, answers []responder.Answer) tls.Certificate {
 	if err := tlsoverlay.SetStaples(&id, responder.Staples(f.PKI, chain, answers)); err != nil {
 		panic(err)
 	}
+	f.certificates.Store(key, id)
 	return id
 }
 

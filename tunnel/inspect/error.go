@@ -81,7 +81,7 @@ type EndError struct {
 }
 
 func (e *EndError) Error() string {
-	return fmt.Sprintf("the %s ended the handshake: %s (alert %d)", e.By, strings.TrimPrefix(e.Alert.Error(), "tls: "), uint8(e.Alert))
+	return fmt.Sprintf("the %s ended the handshake: %s (alert %d); see its log for what it has against the other", e.By, strings.TrimPrefix(e.Alert.Error(), "tls: "), uint8(e.Alert))
 }
 
 // Alert is a fatal alert in the clear, as a record of a version (RFC 5246,

@@ -53,7 +53,7 @@ func (p *pipes) get() (*pipe, error) {
 func newPipe(size int) (*pipe, error) {
 	var fd [2]int
 	if err := unix.Pipe2(fd[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
-		return nil, fmt.Errorf("no pipe for the bytes of a session: %w; raise the limit of open files, or lower the one of sessions", err)
+		return nil, fmt.Errorf("no pipe for the bytes of a session: %w; raise the limit of open files (LimitNOFILE), or lower the one of sessions (max_sessions)", err)
 	}
 	// Where it fails the kernel's own size does: users without privilege have a
 	// limit (pipe(7), /proc/sys/fs/pipe-user-pages-soft).

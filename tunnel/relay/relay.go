@@ -77,7 +77,7 @@ func (r *Relay) loopFor(number uint64) (*loop, error) {
 	for len(r.loops) < runtime.GOMAXPROCS(0) {
 		l, err := newLoop()
 		if err != nil {
-			return nil, fmt.Errorf("no descriptor for the sessions: %w; raise the limit of open files, or lower the one of sessions", err)
+			return nil, fmt.Errorf("no descriptor for the sessions: %w; raise the limit of open files (LimitNOFILE), or lower the one of sessions (max_sessions)", err)
 		}
 		r.loops = append(r.loops, l)
 	}
@@ -159,7 +159,7 @@ func take(c *net.TCPConn) (fd int, err error) {
 		err = failed
 	}
 	if err != nil {
-		return -1, fmt.Errorf("no descriptor for the session: %w; raise the limit of open files, or lower the one of sessions", err)
+		return -1, fmt.Errorf("no descriptor for the session: %w; raise the limit of open files (LimitNOFILE), or lower the one of sessions (max_sessions)", err)
 	}
 	return fd, nil
 }
