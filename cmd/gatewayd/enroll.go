@@ -96,6 +96,9 @@ func (a *app) officeBy(open opener, path, store string) (*office, error) {
 		return nil, configured(errors.New("the configuration has its key in a file: take certificate, key and insecure_file_key out of [identity] to enrol the TPM"))
 	}
 	t, err := open(c, tpm.Options{})
+	if errors.Is(err, keystore.ErrFingerprint) {
+		return nil, coded(err)
+	}
 	if err != nil {
 		return nil, configured(err)
 	}
@@ -259,10 +262,13 @@ func writeSlots(w io.Writer, slots []enroll.SlotStatus) error {
 		if s.Issuer != "" {
 			fmt.Fprintf(w, "%s: issued by %s\n", s.Slot, s.Issuer)
 		}
-		for _, wrong := range []string{s.Expiry, s.Fault, s.Damage} {
+		for _, wrong := range []string{s.Expiry, s.Fault} {
 			if wrong != "" {
-				fmt.Fprintln(w, folded(w, "! "+s.Slot+": "+wrong))
+				fmt.Fprintf(w, "! %s: %s\n", s.Slot, wrong)
 			}
+		}
+		if s.Damage != "" {
+			fmt.Fprintln(w, folded(w, "! "+s.Damage))
 		}
 	}
 	return nil

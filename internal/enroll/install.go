@@ -114,13 +114,18 @@ func certificatesIn(b *pem.Block) ([]*x509.Certificate, error) {
 // order finds the certificate of one of our keys, and puts its issuers behind it.
 func order(slots *keystore.Slots, all []*x509.Certificate) ([]*x509.Certificate, error) {
 	var keys []crypto.PublicKey
+	missing := ErrNotBegun
 	for _, s := range []*keystore.Slot{slots.Next, slots.Current} {
-		if s != nil && s.Public != nil {
+		switch {
+		case s == nil:
+		case s.Fault != nil:
+			missing = s.Fault
+		default:
 			keys = append(keys, s.Public)
 		}
 	}
 	if len(keys) == 0 {
-		return nil, ErrNotBegun
+		return nil, missing
 	}
 	for _, key := range keys {
 		if chain := chainFor(key, all); chain != nil {

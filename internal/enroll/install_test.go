@@ -173,6 +173,10 @@ func TestWhatNoPlatformCouldTakeIsRefused(t *testing.T) {
 	if _, err := none.Install(encode([]*x509.Certificate{good, ca.cert})); err != ErrNotBegun {
 		t.Errorf("before there is a key: %v", err)
 	}
+	if err := os.Truncate(filepath.Join(b.Store.Dir(), keystore.Current, "key.pem"), 0); err != nil {
+		t.Fatal(err)
+	}
+	wantFault(t, b.unchanged(func() (Outcome, error) { return b.Install(encode([]*x509.Certificate{good, ca.cert})) }), tpm.Tampered)
 }
 
 func TestALaterCertificateGoesBesideTheOneInUse(t *testing.T) {
