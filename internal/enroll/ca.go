@@ -1,6 +1,7 @@
 package enroll
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -105,9 +106,11 @@ func refusalIn(err error) *refusal {
 }
 
 // fault says what to do about a CA that issued nothing. A TPM that failed on the
-// way is another matter, unless it was given what is for another one.
+// way is another matter, unless it was given what is for another one, and so is
+// who did not wait.
 func (a *Applicant) fault(ca CA, err error) error {
-	if err == nil || tpm.FaultOf(err) != "" && tpm.FaultOf(err) != tpm.Astray {
+	f := tpm.FaultOf(err)
+	if err == nil || f != "" && f != tpm.Astray || errors.Is(err, context.Canceled) {
 		return err
 	}
 	return &CAError{ca.URL, err, a.nextAt(ca, err)}

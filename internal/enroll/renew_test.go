@@ -377,6 +377,22 @@ func TestACredentialThatIsGivenIsUsedInPlaceOfAGoodCertificate(t *testing.T) {
 	}
 }
 
+// Who does not wait for the answer is told nothing about the CA.
+func TestACAIsNotBlamedForWhoDidNotWait(t *testing.T) {
+	b := newBox(t, tpm.P256)
+	ctx, cancel := context.WithCancel(b.ctx())
+	authority := b.behind(ca.Options{}, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			cancel()
+			<-r.Context().Done()
+		})
+	})
+	_, err := b.Renew(ctx, authority.with("ward", "bed side"))
+	if _, blamed := errors.AsType[*CAError](err); blamed || !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+}
+
 // refusedBy attests, and the slots with certificates stay.
 func (b *box) refusedBy(c CA) error {
 	b.t.Helper()
