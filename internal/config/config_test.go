@@ -598,6 +598,8 @@ func TestSizesReadBackAsTheyAreWritten(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(good)
 	f.Add(south)
+	f.Add(tunnelSection)
+	f.Add(tunnelSection + "connect = \"[::1]:2576\"\n[[tunnel]]\nlisten = \"0.0.0.0:2576\"\nmacs = [1]\n[[tunnel.platform]]\ndefault = true\nserver_names = [\"a\", 1]")
 	f.Add(strings.ReplaceAll(good, "[", "[["))
 	f.Add("a.b = 1\na.c = {d = [{e = 1}]}\n[[a.f]]\n[a.f.g]")
 	f.Add("port = [{name = 1}, 2]\n[identity]\nkey = [[]]")
