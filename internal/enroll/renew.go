@@ -59,18 +59,16 @@ func (a *Applicant) client(ca CA, current *keystore.Slot) (c *est.Client, ask fu
 
 // ask has a certificate issued for the key that waits for one, or for a new one.
 // A certificate that waits to be taken up stays until the answer is in and good:
-// the other key waits beside it meanwhile, for a CA that has to think wants to see
+// the other key waits beside it meanwhile, as a CA that has to think wants to see
 // its request again (RFC 7030, section 4.2.3).
 func (a *Applicant) ask(ctx context.Context, issue func(current, wanted *keystore.Slot, request []byte) ([]*x509.Certificate, error)) (Outcome, error) {
 	slots, err := a.Store.Read()
 	if err != nil {
 		return Outcome{}, err
 	}
-	asking := a
-	if holds(slots.Next) {
-		if asking, err = a.beside(slots); err != nil {
-			return Outcome{}, err
-		}
+	asking, err := a.asking(slots)
+	if err != nil {
+		return Outcome{}, err
 	}
 	wanted, request, err := asking.waiting(ctx)
 	if err != nil {
@@ -90,17 +88,24 @@ func (a *Applicant) ask(ctx context.Context, issue func(current, wanted *keystor
 	return o, err
 }
 
-// beside is where a key waits while a certificate has the next slot. What cannot
-// be read there, or is of a key that came into a slot before a power cut, is of
-// no use.
-func (a *Applicant) beside(slots keystore.Slots) (*Applicant, error) {
-	b := *a
-	b.Store = keystore.Open(filepath.Join(a.Store.Dir(), "again"))
-	left, err := b.Store.Read()
-	if err != nil || left.Next != nil && known(slots, left.Next.Public) {
-		return &b, os.RemoveAll(b.Store.Dir())
+// asking is whose next slot has the key that a certificate is asked for: ours, or
+// that of a store beside it while a certificate has ours, and for as long as a
+// key waits there. What cannot be read there, or is of a key that came into a slot
+// before a power cut, is of no use.
+func (a *Applicant) asking(slots keystore.Slots) (*Applicant, error) {
+	if waits(slots.Next) {
+		return a, nil
 	}
-	return &b, nil
+	beside := *a
+	beside.Store = keystore.Open(filepath.Join(a.Store.Dir(), "again"))
+	left, err := beside.Store.Read()
+	if err != nil || left.Next != nil && known(slots, left.Next.Public) {
+		left.Next, err = nil, os.RemoveAll(beside.Store.Dir())
+	}
+	if left.Next == nil && !holds(slots.Next) {
+		return a, err
+	}
+	return &beside, err
 }
 
 // waiting is a key in the next slot that has no certificate yet, and its request
