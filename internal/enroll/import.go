@@ -84,15 +84,18 @@ func (a *Applicant) take(ctx context.Context, wrapped []byte, certs []*x509.Cert
 	}
 	defer key.Release(ctx)
 	slots, err := a.Store.Read()
-	if err != nil {
+	switch {
+	case err != nil:
 		return Outcome{}, err
-	}
-	if len(certs) > 0 {
+	case len(certs) > 0:
 		return a.takePair(ctx, slots, key, loadable, certs)
-	}
-	if known(slots, key.Public()) {
+	case known(slots, key.Public()):
 		return Outcome{Done: "The key was imported already.", Next: a.nextCSR()}, nil
 	}
+	return a.takeKey(ctx, key, loadable)
+}
+
+func (a *Applicant) takeKey(ctx context.Context, key crypto.Signer, loadable []byte) (Outcome, error) {
 	if err := a.Recognise(ctx); err != nil {
 		return Outcome{}, err
 	}

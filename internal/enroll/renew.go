@@ -78,14 +78,20 @@ func (a *Applicant) ask(ctx context.Context, issue func(current, wanted *keystor
 	if err != nil {
 		return Outcome{}, err
 	}
-	if chain, err = order(&keystore.Slots{Next: wanted}, chain); err != nil {
-		return Outcome{}, err
-	}
-	o, err := a.put(chain, func(text []byte) (string, error) { return a.Store.InstallPair(wanted.KeyFile, wanted.Request, text) })
+	o, err := a.answered(wanted, chain)
 	if err == nil && asking != a {
 		err = os.RemoveAll(asking.Store.Dir())
 	}
 	return o, err
+}
+
+// answered installs what a CA gave for a key.
+func (a *Applicant) answered(wanted *keystore.Slot, all []*x509.Certificate) (Outcome, error) {
+	chain, err := order(&keystore.Slots{Next: wanted}, all)
+	if err != nil {
+		return Outcome{}, err
+	}
+	return a.put(chain, func(text []byte) (string, error) { return a.Store.InstallPair(wanted.KeyFile, wanted.Request, text) })
 }
 
 // asking is whose next slot has the key that a certificate is asked for: ours, or
