@@ -75,9 +75,9 @@ func (a *app) office(path, store string) (*office, error) {
 	return a.officeBy(enroll.OpenTPM, path, store)
 }
 
-// office is that of the commands that change the identity, as its owner.
-func (e *enrolling) office(open opener) (*office, error) {
-	o, err := e.app.officeBy(open, e.path, e.store)
+// office is that of the commands that may write, as who owns what is there.
+func (e *enrolling) office() (*office, error) {
+	o, err := e.app.office(e.path, e.store)
 	if err != nil {
 		return nil, err
 	}
@@ -111,15 +111,15 @@ func (a *app) officeBy(open opener, path, store string) (*office, error) {
 
 // step is a command that ends with an outcome.
 func (e *enrolling) step(c *cobra.Command, f func(context.Context, *office) (enroll.Outcome, error)) error {
-	return e.at(c, enroll.OpenTPM, f)
-}
-
-// at is a step by a way to the TPM.
-func (e *enrolling) at(c *cobra.Command, open opener, f func(context.Context, *office) (enroll.Outcome, error)) error {
-	o, err := e.office(open)
+	o, err := e.office()
 	if err != nil {
 		return err
 	}
+	return e.at(c, o, f)
+}
+
+// at is a step in an office, which it closes.
+func (e *enrolling) at(c *cobra.Command, o *office, f func(context.Context, *office) (enroll.Outcome, error)) error {
 	defer o.close()
 	done, err := f(c.Context(), o)
 	if err != nil {
@@ -197,7 +197,7 @@ func (e *enrolling) statusCommand() *cobra.Command {
 		Long: "Tell how TPM, keys and certificates stand, and the next step. The exit code is 0 where the gateway is enrolled\n" +
 			"and nothing is wrong, else 1.",
 		RunE: func(c *cobra.Command, _ []string) error {
-			o, err := e.office(enroll.OpenTPM)
+			o, err := e.office()
 			if err != nil {
 				return err
 			}
@@ -300,7 +300,7 @@ func (e *enrolling) csrCommand() *cobra.Command {
 			if asQR && e.asJSON {
 				return usage("gatewayd enroll csr prints a QR code or JSON: leave --qr or --json out")
 			}
-			o, err := e.office(enroll.OpenTPM)
+			o, err := e.office()
 			if err != nil {
 				return err
 			}
@@ -565,7 +565,7 @@ func (e *enrolling) importCommand() *cobra.Command {
 func undumped() { _ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }
 
 func (e *enrolling) printParent(ctx context.Context) error {
-	o, err := e.office(enroll.OpenTPM)
+	o, err := e.office()
 	if err != nil {
 		return err
 	}
@@ -591,7 +591,11 @@ func (e *enrolling) resetCommand() *cobra.Command {
 			case !yes:
 				return &exit{exitUsage, &advised{"gatewayd enroll reset gives the keys and certificates of the gateway up for good", "if you mean it, " + anew(abandon)}}
 			}
-			return e.at(c, enroll.OpenAnyTPM, func(ctx context.Context, o *office) (enroll.Outcome, error) { return e.reset(ctx, o, abandon) })
+			o, err := e.app.officeBy(enroll.OpenAnyTPM, e.path, e.store) // root moves what root alone may
+			if err != nil {
+				return err
+			}
+			return e.at(c, o, func(ctx context.Context, o *office) (enroll.Outcome, error) { return e.reset(ctx, o, abandon) })
 		},
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "do it")

@@ -55,6 +55,11 @@ func TestWhatRootMakesBelongsToTheUserOfGatewayd(t *testing.T) {
 		}
 		return string(out)
 	}
+	for _, old := range []string{"identity", "identity.reset"} { // that root made when it still could
+		if err := errors.Join(os.Mkdir(filepath.Join(state, old), 0o700), os.Mkdir(filepath.Join(state, old, "device"), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	gatewayd(exitOK, "reset", "--yes")
 	gatewayd(exitOK, "init")
 	roots := filepath.Join(dir, "roots.pem")
