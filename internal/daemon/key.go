@@ -52,14 +52,22 @@ func (k SpoolKey) Read(ctx context.Context) (key [32]byte, err error) {
 	}
 	defer clear(secret)
 	if len(secret) != len(key) {
-		return key, fmt.Errorf("key of the spool: %s holds %d bytes and not %d: it is something else", SealedFile, len(secret), len(key))
+		return key, fmt.Errorf("key of the spool: %w: %s holds %d bytes and not %d; %s", errNotKey, SealedFile, len(secret), len(key), nextNotKey)
 	}
 	return [32]byte(secret), nil
 }
 
+// errNotKey is something else in the place of a sealed key.
+var errNotKey = errors.New("it is something else")
+
+const nextNotKey = "bring it back from a copy, or begin a new spool, without the messages that wait: " + tpm.AnewWithout
+
 func (k SpoolKey) unread(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w in %s", ErrNoSpoolKey, k.Dir)
+	}
+	if _, disk := errors.AsType[*fs.PathError](err); !disk && k.TPM != nil {
+		return fmt.Errorf("key of the spool: %w: %w; %s", errNotKey, err, nextNotKey)
 	}
 	return fmt.Errorf("key of the spool: %w", err)
 }
@@ -180,6 +188,9 @@ func (k SpoolKey) Lost(ctx context.Context) (bool, error) {
 	case "":
 		if errors.Is(err, ErrNoSpoolKey) {
 			return false, nil
+		}
+		if errors.Is(err, errNotKey) {
+			return true, nil
 		}
 	}
 	return false, err

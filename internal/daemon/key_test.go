@@ -1,0 +1,51 @@
+package daemon
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/bedside-gateway/gatewayd/keystore"
+	"github.com/bedside-gateway/gatewayd/keystore/tpm"
+)
+
+// What is no sealed key is lost, so that reset leads back from it; a TPM that is
+// away, or a disk that gives nothing, may be mended.
+func TestWhatIsNoKeyOfASpoolIsLostAndWhatCannotBeReadIsNot(t *testing.T) {
+	for name, test := range map[string]struct {
+		make func(path string) error
+		lost bool
+		says string
+	}{
+		"a folder":    {func(path string) error { return os.Mkdir(path, 0o700) }, true, "no regular file"},
+		"a long file": {func(path string) error { return os.WriteFile(path, make([]byte, keystore.MaxFile+1), 0o600) }, true, "more than"},
+		"other text":  {func(path string) error { return os.WriteFile(path, []byte("a letter"), 0o600) }, true, "key-damaged"},
+		"nothing":     {func(string) error { return nil }, false, ""},
+		"a loop":      {func(path string) error { return os.Symlink(filepath.Base(path), path) }, false, "too many levels"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := SpoolKey{Dir: t.TempDir(), TPM: tpm.Open("unix:/nowhere/tpm.sock", tpm.Options{})}
+			if err := test.make(filepath.Join(k.Dir, SealedFile)); err != nil {
+				t.Fatal(err)
+			}
+			lost, err := k.Lost(t.Context())
+			if lost != test.lost || (err != nil) != (!test.lost && test.says != "") {
+				t.Errorf("lost: %v %v", lost, err)
+			}
+			_, err = k.Read(t.Context())
+			if test.says != "" && !strings.Contains(err.Error(), test.says) || test.lost && !strings.Contains(err.Error(), "--abandon-spool") && tpm.FaultOf(err) == "" {
+				t.Errorf("it says %v", err)
+			}
+			if !test.lost {
+				return
+			}
+			if _, err := k.Abandon(); err != nil {
+				t.Fatal(err)
+			}
+			if lost, err := k.Lost(t.Context()); lost || err != nil {
+				t.Errorf("after it was given up: %v %v", lost, err)
+			}
+		})
+	}
+}
