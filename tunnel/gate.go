@@ -296,7 +296,7 @@ func (g *gate) note(v Verdict, asked netip.AddrPort) (at *post, changed bool) {
 	if v.era != g.era { // its rules are past
 		return nil, false
 	}
-	moved := !asked.IsValid() && v.Address.IsValid() && g.move(v.Address)
+	moved := !asked.IsValid() && g.move(v.Address)
 	at = g.post(v.Address)
 	before := at.verdict
 	switch {
@@ -312,13 +312,20 @@ func (g *gate) note(v Verdict, asked netip.AddrPort) (at *post, changed bool) {
 	return at, before.Result != v.Result || moved || v.Err != nil && before.Err != nil && before.Err.Error() != v.Err.Error()
 }
 
-// move is that the name leads to an address now. It reports whether it led
-// elsewhere before. What is known of the name, and of where it led, is past.
+// move is that the name leads to an address now, or to none. It reports whether it
+// led to another before. What is known of the name, and of where it led, is past.
 func (g *gate) move(to netip.AddrPort) bool {
-	moved := g.posts[g.latest] != nil && (g.latest != to || g.posts[netip.AddrPort{}] != nil)
-	g.latest = to
+	was := g.posts[g.latest]
+	moved := was != nil && (g.latest != to || g.posts[netip.AddrPort{}] != nil)
 	maps.DeleteFunc(g.posts, func(a netip.AddrPort, p *post) bool { return a != to && len(p.sessions) == 0 })
-	return moved
+	if to.IsValid() {
+		g.latest = to
+		return moved
+	}
+	if was != nil {
+		g.post(to).good = was.good
+	}
+	return false
 }
 
 var gateEvents = [results]EventKind{Good: GateOpen, Refused: GateClosed, Unreachable: GateClosed, Declined: GateClosed, Unjudged: GateClosed}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -454,6 +455,64 @@ func TestAPlatformThatMoves(t *testing.T) {
 	only(Good, good.address())
 	if text := w.log.String(); strings.Count(text, `msg="tunnel: the gate is closed"`) != 2 || strings.Count(text, `msg="tunnel: the gate is open"`) != 2 {
 		t.Error(text)
+	}
+}
+
+// What was good where the name led before says nothing once it leads nowhere.
+func TestAPlatformThatIsAwayHasOneState(t *testing.T) {
+	t.Parallel()
+	f := newFar(t)
+	var away atomic.Bool
+	w := newWard(t, f, func(o *Options) {
+		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if away.Load() {
+				return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		}
+	})
+	c := w.device(tls.VersionTLS12)
+	w.echo(c, "ping")
+	must(t, c.Close())
+	w.event(Closed)
+	w.until("its leaving", func(s Status) bool { return s.Platforms[0].Sessions == 0 })
+	away.Store(true)
+	if _, err := w.connect(w.deviceConfig(tls.VersionTLS12)); err == nil {
+		t.Fatal("it got through")
+	}
+	if all := w.Status().Platforms; len(all) != 1 || all[0].Result != Unreachable || all[0].LastGood.IsZero() {
+		t.Errorf("%+v", all)
+	}
+	away.Store(false)
+	w.echo(w.device(tls.VersionTLS12), "ping")
+	if all := w.Status().Platforms; len(all) != 1 || all[0].Result != Good {
+		t.Errorf("%+v", all)
+	}
+	if text := w.log.String(); strings.Count(text, "the gate is closed") != 1 || strings.Count(text, "the gate is open") != 2 {
+		t.Error(text)
+	}
+}
+
+// A good verdict, and then nothing listens: that is another fault than a bad platform.
+func TestAPlatformThatIsGoneAfterTheGate(t *testing.T) {
+	t.Parallel()
+	var dials atomic.Int64
+	w := newWard(t, newFar(t), func(o *Options) {
+		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if dials.Add(1) == 2 {
+				return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		}
+	})
+	if _, err := w.connect(w.deviceConfig(tls.VersionTLS12)); err == nil || !strings.Contains(err.Error(), "internal error") {
+		t.Errorf("the device is told %v", err)
+	}
+	if e := w.event(RefusedOne); e.Rule != "unreachable" || e.Severity != Trouble || !strings.Contains(e.Err.Error(), "was found good, and then could not be reached for the session") {
+		t.Errorf("%+v", e)
+	}
+	if p := w.Status().Platforms[0]; p.Result != Good || p.Err != nil {
+		t.Errorf("%+v", p)
 	}
 }
 
