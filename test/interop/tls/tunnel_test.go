@@ -342,6 +342,24 @@ func TestEarlyDataIsRefusedAndTheSessionWithoutItPasses(t *testing.T) {
 	tun.wantOpened(t, false)
 }
 
+// Two ends that can both speak TLS 1.3 are protected from being talked down.
+func TestWithoutTLS13OnlyEndsThatHaveItOffGetThrough(t *testing.T) {
+	w := needWard(t)
+	far := w.openSSLPlatform(t, pki.ECC)
+	tun := w.tunnelTo(t, far.addr, w.issuing(t, pki.ECC), func(l *tunnel.Listener) { l.Allow13 = false })
+	cert, key, trust := job{name: "device"}.files(w)
+	said := piped(t, message, "openssl", "s_client", "-connect", "127.0.0.1:"+tun.port, "-servername", w.pki.Options.Platform, "-CAfile", trust, "-cert", cert, "-cert_chain", cert, "-key", key)
+	e := tun.event(t)
+	if c, ok := errors.AsType[*inspect.CutError](e.Err); !ok || c.Rule != inspect.RuleVersion || !strings.Contains(c.Next, "switch TLS 1.3 off at the device or at the platform") ||
+		!strings.Contains(c.Next, "allow_tls13") || strings.HasPrefix(said, "done") {
+		t.Errorf("%+v\nthe device says: %s", e, said)
+	}
+	if said := openSSLCall(t, w, job{name: "device", version: "1.2", port: tun.port}); !strings.HasPrefix(said, "done") {
+		t.Errorf("the device says: %s", said)
+	}
+	tun.wantOpened(t, true)
+}
+
 // What OpenSSL prints of its state at each ClientHello.
 const readHello = "SSL_accept:SSLv3/TLS read client hello"
 
