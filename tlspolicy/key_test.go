@@ -56,3 +56,15 @@ func TestAKeyThatDoesNotSignIsToldFromARefusal(t *testing.T) {
 		})
 	}
 }
+
+func TestANameIsEscapedOnceAndHoldsNoControlCharacter(t *testing.T) {
+	for in, want := range map[string]string{
+		`CN=Smith\, Ward`: `"CN=Smith\, Ward"`,
+		"CN=a\nb":         `"CN=a\nb"`,
+		"CN=é":            `"CN=\u00e9"`,
+	} {
+		if got := subject(in); got != want {
+			t.Errorf("%q is shown as %s and not %s", in, got, want)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -68,11 +69,13 @@ func (s side) describe(sent []*x509.Certificate, c *x509.Certificate) string {
 	return "installed root " + subject(c.Subject.String())
 }
 
+// subject is a distinguished name as it is shown. What it escapes is escaped
+// once (RFC 4514, section 2.4).
 func subject(s string) string {
 	if len(s) > maxSubject {
 		s = s[:maxSubject] + "…"
 	}
-	return strconv.QuoteToASCII(s)
+	return strings.ReplaceAll(strconv.QuoteToASCII(s), `\\`, `\`)
 }
 
 // explain puts an error of package x509 in an operator's terms.

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -553,6 +554,33 @@ func TestAPlatformThatDeclinesTheGateway(t *testing.T) {
 	}
 	if s := w.Status(); s.Gate[Declined] != 1 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// unsigning is a key that does not sign, as one in a TPM that is away.
+type unsigning struct{ crypto.Signer }
+
+func (unsigning) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("the TPM is away")
+}
+
+// A11: our own key's fault is not told as one of the platform's TLS.
+func TestAKeyOfOursThatDoesNotSignIsSaid_A11(t *testing.T) {
+	t.Parallel()
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		f := newFar(t, face{version: version})
+		w := newWard(t, f, func(o *Options) {
+			id, err := f.Identity("device")
+			must(t, err)
+			id.PrivateKey = unsigning{id.PrivateKey.(crypto.Signer)}
+			o.Config.Platforms[0].Identity = id
+		})
+		if _, err := w.connect(w.deviceConfig(version)); err == nil {
+			t.Fatal("it got through")
+		}
+		if e := w.event(RefusedOne); e.Rule != "unreachable" || !strings.Contains(e.Err.Error(), "own key does not sign: the TPM is away") {
+			t.Errorf("%s: %v", e.Rule, e.Err)
+		}
 	}
 }
 

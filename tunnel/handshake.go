@@ -104,12 +104,12 @@ func (g *gate) look(ctx context.Context, at netip.AddrPort, p Platform, config *
 	}
 	v.Address = addrPort(raw.RemoteAddr())
 	config.VerifyConnection = g.noting(config.VerifyConnection, &v)
-	conn := tls.Client(raw, config)
+	var conn *tls.Conn
 	if err = g.introduce(ctx, raw, p); err == nil {
 		// In TLS 1.3 too it returns only after the platform's Finished was
 		// verified: who has answered has the certificate's key. Our own
 		// certificate may be refused later, which is no matter of the verdict.
-		err = conn.HandshakeContext(ctx)
+		conn, err = tlspolicy.Handshake(ctx, raw, config)
 	}
 	if err != nil {
 		v.Result, v.Err = g.failed(v.Address.String(), err)
@@ -191,14 +191,15 @@ func (g *gate) failed(address string, err error) (Result, error) {
 		return Refused, r
 	}
 	e := &ReachError{Address: address, Err: err, Next: "look in the platform's log, and whether a proxy or firewall is in between"}
+	if _, ok := errors.AsType[*tlspolicy.KeyError](err); ok {
+		e.Reason, e.Next = err.Error(), "look at the conditions of the TPM and of the key"
+		return Unreachable, e
+	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
 		e.Reason, e.Next = "it turned the gateway away: "+op.Err.Error(), "have this gateway's certificate entered at the platform, and see its log for what it has against it"
 		return Declined, e
 	}
 	switch {
-	case strings.Contains(err.Error(), "failed to sign handshake"): // package tls gives the text only
-		e.Reason, e.Next = "the gateway's key does not sign: "+err.Error(), "look at the conditions of the key"
-		return Unreachable, e
 	case isTimeout(err):
 		e.Reason = fmt.Sprintf("it did not finish the TLS handshake within %v", g.s.o.GateTimeout)
 		return Unreachable, e

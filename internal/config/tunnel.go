@@ -58,7 +58,7 @@ var tunnelKeys = section[Tunnel]{
 	{"min_tls", "1.2", false, func(t *Tunnel) kind { return choice(&t.MinTLS, "1.2", "1.3") },
 		"The lowest version of TLS that a session may have. Below 1.2 nothing passes."},
 	{"allow_tls13", true, false, func(t *Tunnel) kind { return yesNo(&t.AllowTLS13) },
-		"Whether sessions of TLS 1.3 pass. In them the gateway cannot see the platform's certificate: what it has judged before is all there is."},
+		"Whether sessions of TLS 1.3 pass. In them the gateway cannot see the platform's certificate: what it has judged before is all there is. Without it no session comes about where both ends speak 1.3, for none of them falls back: it has to be off at one of them."},
 	{"allow_resumption", false, false, func(t *Tunnel) kind { return yesNo(&t.AllowResumption) },
 		"Whether sessions of TLS 1.2 may be resumed. No certificate is shown in them: what the gateway has judged before is all there is."},
 	{"max_sessions", int64(512), false, func(t *Tunnel) kind { return number(&t.MaxSessions, 1, 4096) },
