@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,7 +31,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("GATEWAYD", gatewayd)
 			e.Setenv("GATEWAY_SHARED", os.Getenv("GATEWAY_SHARED"))
-			return nil
+			return addresses(e, "A", "B", "C")
 		},
 		Condition: func(name string) (bool, error) {
 			switch name {
@@ -43,4 +44,17 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "signal": send},
 	})
+}
+
+// addresses gives names to addresses that nobody listens on.
+func addresses(e *testscript.Env, names ...string) error {
+	for _, name := range names {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		defer l.Close() // not before all are found: they differ
+		e.Setenv(name, l.Addr().String())
+	}
+	return nil
 }
