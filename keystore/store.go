@@ -105,18 +105,14 @@ func (s *Store) read(name string) (*Slot, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("slot %s: %w", name, hint(err))
+		return nil, unreadable(name, err)
 	}
 	slot := &Slot{folder: folder}
-	if slot.KeyFile, err = s.file(folder, keyFile); errors.Is(err, fs.ErrPermission) {
-		return nil, fmt.Errorf("slot %s: %w", name, hint(err))
-	} else if err != nil {
-		return nil, fmt.Errorf("slot %s: %w; bring the file back, or begin anew with %s", name, hint(err), tpm.Anew)
+	if slot.KeyFile, err = s.file(folder, keyFile); err != nil {
+		return nil, unreadable(name, err)
 	}
 	slot.Public, slot.Fault = tpm.PublicKey(slot.KeyFile)
-	if slot.Request, err = s.file(folder, requestFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("slot %s: request: %w", name, err)
-	}
+	slot.Request, _ = s.file(folder, requestFile) // one that cannot be read is made anew
 	text, err := s.file(folder, chainFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return slot, nil
@@ -129,6 +125,14 @@ func (s *Store) read(name string) (*Slot, error) {
 	}
 	slot.pair(name)
 	return slot, nil
+}
+
+// unreadable is the error of a slot of which not even the key can be read.
+func unreadable(slot string, err error) error {
+	if errors.Is(err, fs.ErrPermission) { // no reason to give anything up
+		return fmt.Errorf("slot %s: %w", slot, hint(err))
+	}
+	return fmt.Errorf("slot %s: %w; bring it back, or begin anew with %s", slot, hint(err), tpm.Anew)
 }
 
 // ErrOtherKey is a certificate beside a key that it is not for.

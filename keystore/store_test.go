@@ -191,9 +191,18 @@ func TestADamagedSlotSaysWhatToDo(t *testing.T) {
 	if all := read(t, s); all.Current.Fault == nil || all.Current.Public != nil {
 		t.Error("a damaged key file has no fault")
 	}
+	must(t, os.Mkdir(filepath.Join(s.Dir(), Current, requestFile), 0o700))
+	if all := read(t, s); all.Current.Request != nil {
+		t.Error("a folder is a request")
+	}
 	must(t, os.Remove(filepath.Join(s.Dir(), Current, keyFile)))
 	if _, err := s.Read(); err == nil || !strings.Contains(err.Error(), "gatewayd enroll reset") {
 		t.Errorf("a slot without its key: %v", err)
+	}
+	must(t, os.Remove(filepath.Join(s.Dir(), Current)))
+	must(t, os.Mkdir(filepath.Join(s.Dir(), Current), 0o700))
+	if _, err := s.Read(); err == nil || !strings.Contains(err.Error(), "gatewayd enroll reset") {
+		t.Errorf("a slot that is no link: %v", err)
 	}
 }
 

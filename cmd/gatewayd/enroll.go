@@ -621,7 +621,7 @@ func (e *enrolling) reset(ctx context.Context, o *office, abandon bool) (enroll.
 		return enroll.Outcome{}, err
 	} else if lost {
 		if !abandon {
-			return enroll.Outcome{}, &exit{exitData, &advised{"the TPM gives the key of the spool no more: nobody will ever read the messages that wait in it, and to go on is to give them up", anew(true)}}
+			return enroll.Outcome{}, &exit{exitData, &advised{"the key of the spool cannot be had any more: nobody will ever read the messages that wait in it, and to go on is to give them up", anew(true)}}
 		}
 		if moved, err = key.Abandon(); err != nil {
 			return enroll.Outcome{}, err

@@ -183,7 +183,10 @@ func TestAKeyThatMayNotBeUsedIsToldAndNewApprovalsAreTakenUp_A11(t *testing.T) {
 		t.Fatal("a session came about with a key that may not be used")
 	}
 
+	h.put("approvals.json", []byte(`[{"pcrs":`)) // copied by half
+	h.raises("identity-unused", "")
 	m.approves(before, after)
+	h.lacks("identity-unused")
 	h.lacks(string(tpm.Refused))
 	h.has(63)
 	h.lacks("key-unusable")

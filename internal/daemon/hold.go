@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -159,7 +160,7 @@ func (h *held) Report() status.Report {
 		Ports: []status.Port{}, Destinations: []status.Destination{}, Reloads: map[string]uint64{}}
 	c := conditions{report: &r}
 	c.tpm(h.fault, whole, h.since)
-	c.raise(status.Down, "spool-sealed", "", h.since, "The spool is sealed by the TPM and cannot be opened: nothing is read from the devices until it can.",
+	c.raise(status.Down, "spool-sealed", "", h.since, "The spool cannot be opened, for the TPM does not give its key ("+filepath.Join(h.c.Gateway.StateDir, SealedFile)+"): nothing is read from the devices until it does.",
 		"Mend what is said about the TPM. If its secrets are gone for good, begin anew, with a new spool; the old one is put aside unread: "+tpm.AnewWithout+".")
 	r.Judge()
 	return r

@@ -95,7 +95,7 @@ type identityUnit struct {
 	broken   error // why the slots cannot be read
 	stamp    string
 	swapped  time.Time // since when the current slot is in use
-	unused   bool      // it could not be put to use: what platforms answer is not about it
+	unused   error     // why it could not be put to use: what platforms answer is not about it
 	trial    attempt   // of the next slot
 	renewal  attempt
 	reverted bool // the platforms refused the current slot, and the previous one is back
@@ -220,7 +220,7 @@ func (u *identityUnit) recovered() {
 // tick is one look at everything.
 func (u *identityUnit) tick(ctx context.Context) {
 	u.examine(ctx)
-	u.adopt(u.unused)
+	u.adopt(u.unused != nil)
 	slots := u.read()
 	switch {
 	case ctx.Err() != nil || slots.Current == nil:
@@ -258,8 +258,8 @@ func (u *identityUnit) adopt(sure bool) {
 	}
 	err := u.d.replan()
 	u.mu.Lock()
-	told := u.unused && !changed
-	u.swapped, u.unused = u.d.options.Now(), err != nil
+	told := u.unused != nil && !changed
+	u.swapped, u.unused = u.d.options.Now(), err
 	u.mu.Unlock()
 	if err != nil && !told {
 		u.d.log.Error("what the slots and the approvals hold now cannot be used; what was in use goes on", "error", err, "next", "look with gatewayd enroll status")
@@ -361,7 +361,7 @@ func (u *identityUnit) settle(slots keystore.Slots) {
 	}
 	since, unused := u.swapped, u.unused
 	u.mu.Unlock()
-	if unused {
+	if unused != nil {
 		return
 	}
 	good, refused := u.d.heard(since)
@@ -481,9 +481,13 @@ func (u *identityUnit) raise(c *conditions) {
 			c.tpm(e, enroll.Device, time.Time{})
 		}
 	}
-	if u.broken == nil && u.slots.Current == nil {
+	if s := u.slots.Current; u.broken == nil && (s == nil || s.Chain == nil && s.Damage == nil && s.Fault == nil) {
 		c.raise(status.Degraded, "not-enrolled", "", time.Time{}, "The gateway has no certificate, so that no platform takes it; messages are kept.",
 			"Run gatewayd enroll init, and follow its next steps.")
+	}
+	if u.unused != nil {
+		c.raise(status.Degraded, "identity-unused", "", time.Time{}, "What the slots and the approvals hold now cannot be used: "+u.unused.Error()+". What was in use goes on.",
+			"Correct what the text names, before gatewayd is started again; gatewayd check and gatewayd enroll status look at it. gatewayd tries again by itself.")
 	}
 	u.raiseRenewal(c)
 }

@@ -259,6 +259,31 @@ func TestAGatewayKeepsWhatDevicesSayUntilItIsEnrolled(t *testing.T) {
 	}
 }
 
+// A certificate that is gone leaves a gateway that is not enrolled, key or no key.
+func TestAGatewayThatLostItsCertificateIsNotEnrolled(t *testing.T) {
+	h := newSealedHouse(t)
+	h.start()
+	h.enroll()
+	h.delivers(61)
+	kept, chain := h.slots().Current, filepath.Join(h.applicant().Store.Dir(), keystore.Current, "chain.pem")
+	if err := os.Remove(chain); err != nil {
+		t.Fatal(err)
+	}
+	h.raises("not-enrolled", "")
+	if o, err := h.applicant().Init(t.Context()); err != nil || o.Changed {
+		t.Errorf("init makes of it %+v, %v", o, err)
+	}
+	var text []byte
+	for _, c := range kept.Chain {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	if _, err := h.applicant().Install(text); err != nil {
+		t.Fatal(err)
+	}
+	h.lacks("not-enrolled")
+	h.delivers(62)
+}
+
 func TestANewCertificateIsTriedThenUsedAndTheOneBeforeGoes(t *testing.T) {
 	h := newSealedHouse(t)
 	h.start()

@@ -107,10 +107,24 @@ func (k SpoolKey) open(ctx context.Context, random io.Reader) ([32]byte, error) 
 			return key, err
 		}
 	}
-	if _, err := os.Stat(filepath.Join(k.Dir, SpoolFile)); err == nil {
-		return key, fmt.Errorf("%s has a spool and no key to it (%s): bring the key back, or move the spool away to begin a new one", k.Dir, k.file())
+	if k.orphaned() {
+		return key, fmt.Errorf("%s has a spool and no key to it (%s): %s", k.Dir, k.file(), k.nextOrphaned())
 	}
 	return k.make(ctx, random)
+}
+
+// orphaned reports whether there is a spool without any key to it: the file of
+// the key was removed, or to give both up was cut off half way.
+func (k SpoolKey) orphaned() bool {
+	is := func(name string) bool { _, err := os.Stat(filepath.Join(k.Dir, name)); return err == nil }
+	return is(SpoolFile) && !is(SealedFile) && !is(KeyFile)
+}
+
+func (k SpoolKey) nextOrphaned() string {
+	if k.TPM == nil {
+		return "bring the key back, or move " + SpoolFile + " away to begin a new spool"
+	}
+	return nextNotKey
 }
 
 func (k SpoolKey) file() string {
@@ -178,8 +192,8 @@ func (k SpoolKey) Sealed() bool {
 	return err == nil
 }
 
-// Lost reports whether there is a sealed key that the TPM will never give again.
-// A TPM that is away may come back: that is an error.
+// Lost reports whether there is a spool whose key the TPM will never give again,
+// or is not there any more. A TPM that is away may come back: that is an error.
 func (k SpoolKey) Lost(ctx context.Context) (bool, error) {
 	_, err := k.Read(ctx)
 	switch tpm.FaultOf(err) {
@@ -187,7 +201,7 @@ func (k SpoolKey) Lost(ctx context.Context) (bool, error) {
 		return true, nil
 	case "":
 		if errors.Is(err, ErrNoSpoolKey) {
-			return false, nil
+			return k.orphaned(), nil
 		}
 		if errors.Is(err, errNotKey) {
 			return true, nil

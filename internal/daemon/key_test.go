@@ -49,3 +49,36 @@ func TestWhatIsNoKeyOfASpoolIsLostAndWhatCannotBeReadIsNot(t *testing.T) {
 		})
 	}
 }
+
+// A spool whose key's file was removed is lost, and reset leads back from it; a key
+// in the clear beside it is one that will be sealed.
+func TestASpoolWithoutItsKeyIsLostAndResetLeadsBackFromIt(t *testing.T) {
+	k := SpoolKey{Dir: t.TempDir(), TPM: tpm.Open("unix:/nowhere/tpm.sock", tpm.Options{})}
+	put := func(name string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(k.Dir, name), make([]byte, 32), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(SpoolFile)
+	put(SpoolFile + spoolJournal)
+	if _, err := k.open(t.Context(), nil); err == nil || !strings.Contains(err.Error(), SealedFile) || !strings.Contains(err.Error(), tpm.AnewWithout) {
+		t.Errorf("opened: %v", err)
+	}
+	if lost, err := k.Lost(t.Context()); !lost || err != nil {
+		t.Errorf("lost: %v %v", lost, err)
+	}
+	put(KeyFile)
+	if lost, err := k.Lost(t.Context()); lost || err != nil {
+		t.Errorf("with a key in the clear: %v %v", lost, err)
+	}
+	if err := os.Remove(filepath.Join(k.Dir, KeyFile)); err != nil {
+		t.Fatal(err)
+	}
+	if moved, err := k.Abandon(); err != nil || filepath.Base(moved) != SpoolFile+unreadable {
+		t.Errorf("moved to %q: %v", moved, err)
+	}
+	if lost, err := k.Lost(t.Context()); lost || err != nil {
+		t.Errorf("after it was given up: %v %v", lost, err)
+	}
+}
