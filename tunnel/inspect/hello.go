@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/binary"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -114,10 +115,18 @@ func extensions(s cryptobyte.String, read func(id uint16, s cryptobyte.String) b
 			seen[id/64] |= bit
 		}
 		if !read(id, data) {
-			return "its extension " + strconv.Itoa(int(id)) + " does not parse"
+			return "its " + extensionName(id) + " does not parse"
 		}
 	}
 	return ""
+}
+
+// extensionName is what an operator knows an extension by.
+func extensionName(id uint16) string {
+	if id == extServerName {
+		return "extension 0, the server name (SNI),"
+	}
+	return "extension " + strconv.Itoa(int(id))
 }
 
 func (h *clientHello) extension(id uint16, s cryptobyte.String) bool {
@@ -270,6 +279,9 @@ func (r *Rules) judgeName(h *clientHello) *CutError {
 		return nil
 	case h.ServerName == "":
 		return cut(RuleServerName, alertHandshakeFailure, "set the platform's name at the device, or default = true in one [[tunnel.platform]]", "the device asks for no server name (SNI)")
+	case isAddress(h.ServerName):
+		return cut(RuleServerName, alertUnrecognizedName, "set the platform's name at the device in place of its address, or have it send none and set default = true in one [[tunnel.platform]]",
+			"the device asks for an IP address as server name, which is none (RFC 6066, section 3)")
 	case strings.HasSuffix(h.ServerName, "."):
 		// The platform would be asked by the gate for another name than by the session.
 		return cut(RuleServerName, alertUnrecognizedName, "take the dot off the platform's name at the device", "the device asks for a server name with a dot at its end (RFC 6066, section 3)")
@@ -277,6 +289,11 @@ func (r *Rules) judgeName(h *clientHello) *CutError {
 		return cut(RuleServerName, alertUnrecognizedName, next, "the device asks for the server name %s, which is not that of a platform here", strconv.QuoteToASCII(h.ServerName))
 	}
 	return nil
+}
+
+func isAddress(name string) bool {
+	_, err := netip.ParseAddr(name)
+	return err == nil
 }
 
 // sameHello holds the hello that follows a HelloRetryRequest against the first:
