@@ -202,6 +202,8 @@ func (t *Tunnel) checkFamilies(f found) {
 func (l *loader) checkTunnelPlatform(f found, p *TunnelPlatform, taken names) {
 	if p.Trust != "" {
 		l.checkTrust(f, p.Trust)
+	} else if given := f.node.table["trust"]; given != nil && given.plain == "" {
+		f.fault("trust", "is empty, so that no platform could be trusted; write the name of the PEM file with its roots")
 	}
 	if p.Address == "" {
 		return // a fault already
