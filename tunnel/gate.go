@@ -105,8 +105,9 @@ type flight struct {
 
 // A post is an address with what is known of it and who is there.
 type post struct {
-	verdict  Verdict // the latest
-	good     Verdict // the latest that was Good
+	verdict  Verdict   // the latest
+	good     Verdict   // the latest that was Good
+	since    time.Time // from when on the latest have been of one kind: they let sessions pass, or they do not
 	sessions map[*session]struct{}
 	stop     context.CancelFunc // of what watches it; nil while nobody is there
 	kick     chan struct{}
@@ -167,7 +168,7 @@ func (g *gate) configure(p Platform) {
 // there were others. It needs gate.mu.
 func (g *gate) forgetVerdicts() (others bool) {
 	for address, at := range g.posts {
-		at.verdict = Verdict{Address: address}
+		at.verdict, at.since = Verdict{Address: address}, time.Time{}
 		if at.stop != nil {
 			at.wake()
 			continue
@@ -271,8 +272,12 @@ func (g *gate) now() int {
 	return g.era
 }
 
-// publish notes a verdict, tells what changed, and cuts the sessions that it is about.
+// publish notes a verdict, tells what changed, and cuts the sessions that it is
+// about. One that was under way when the gateway stopped says nothing of the platform.
 func (g *gate) publish(v Verdict, asked netip.AddrPort) {
+	if g.s.ctx.Err() != nil {
+		return
+	}
 	g.s.count(func(n *Counts) { n.Gate[v.Result]++ })
 	g.mu.Lock()
 	var cut []*session
@@ -296,6 +301,7 @@ func (g *gate) note(v Verdict, asked netip.AddrPort) (at *post, changed bool) {
 	if v.era != g.era { // its rules are past
 		return nil, false
 	}
+	since := g.since(v, asked)
 	moved := !asked.IsValid() && g.move(v.Address)
 	at = g.post(v.Address)
 	before := at.verdict
@@ -305,11 +311,24 @@ func (g *gate) note(v Verdict, asked netip.AddrPort) (at *post, changed bool) {
 	case at.isPast(v.At):
 		before = Verdict{} // it is told again
 	}
-	at.verdict = v
+	at.verdict, at.since = v, since
 	if v.Result == Good {
 		at.good = v
 	}
 	return at, before.Result != v.Result || moved || v.Err != nil && before.Err != nil && before.Err.Error() != v.Err.Error()
+}
+
+// since is from when on verdicts have been of the kind of this one where it is
+// about, which is that of its name where that leads elsewhere now.
+func (g *gate) since(v Verdict, asked netip.AddrPort) time.Time {
+	was := g.posts[asked]
+	if was == nil && !asked.IsValid() {
+		was = g.posts[g.latest]
+	}
+	if was == nil || was.isPast(v.At) || was.verdict.Result == Unjudged || was.verdict.Result.Closed() != v.Result.Closed() {
+		return v.At
+	}
+	return was.since
 }
 
 // move is that the name leads to an address now, or to none. It reports whether it

@@ -494,6 +494,53 @@ func TestAPlatformThatIsAwayHasOneState(t *testing.T) {
 	}
 }
 
+// However often and in whatever way a platform fails, it has been closed since it
+// let sessions pass last.
+func TestAGateHasBeenClosedSinceItLetSessionsPassLast(t *testing.T) {
+	t.Parallel()
+	f := newFar(t)
+	var late atomic.Int64 // minutes
+	var away atomic.Bool
+	began := time.Now()
+	w := newWard(t, f, func(o *Options) {
+		o.Now = func() time.Time { return began.Add(time.Duration(late.Load()) * time.Minute) }
+		o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if away.Load() {
+				return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		}
+	})
+	for n, step := range []struct {
+		shows  face
+		away   bool
+		result Result
+		since  int // minutes
+	}{
+		{face{}, false, Good, 0},
+		{face{}, false, Good, 0},
+		{face{hangUp: true}, false, Unreachable, 2},
+		{face{}, true, Unreachable, 2},
+		{face{identity: "platform-revoked"}, false, Refused, 2},
+		{face{identity: "platform-revoked"}, false, Refused, 2},
+		{face{}, false, Good, 6},
+		{face{}, true, Unreachable, 7},
+	} {
+		late.Store(int64(n))
+		f.shows(step.shows)
+		away.Store(step.away)
+		if c, err := w.connect(w.deviceConfig(tls.VersionTLS12)); err == nil {
+			must(t, c.Close())
+			w.event(Closed)
+			w.until("its leaving", func(s Status) bool { return s.Platforms[0].Sessions == 0 })
+		}
+		all := w.Status().Platforms
+		if want := began.Add(time.Duration(step.since) * time.Minute); len(all) != 1 || all[0].Result != step.result || !all[0].Since.Equal(want) {
+			t.Errorf("step %d: %+v, want %v since %v", n, all, step.result, want)
+		}
+	}
+}
+
 // A good verdict, and then nothing listens: that is another fault than a bad platform.
 func TestAPlatformThatIsGoneAfterTheGate(t *testing.T) {
 	t.Parallel()

@@ -89,6 +89,8 @@ type PlatformStatus struct {
 	Sessions             int
 	Verdict              // the latest
 	LastGood             time.Time
+	// Since is from when on it has let sessions pass without a break, or let none pass.
+	Since time.Time
 }
 
 // Counts are since New.
@@ -464,7 +466,7 @@ func (g *gate) status() []PlatformStatus {
 	for _, at := range g.posts {
 		if !at.isPast(g.s.o.Now()) {
 			one := row
-			one.Verdict, one.Sessions, one.LastGood = at.verdict, len(at.sessions), at.good.At
+			one.Verdict, one.Sessions, one.LastGood, one.Since = at.verdict, len(at.sessions), at.good.At, at.since
 			rows = append(rows, one)
 		}
 	}

@@ -128,7 +128,7 @@ func (u *tunnelUnit) report() *status.Tunnel {
 
 func gateRow(p tunnel.PlatformStatus) status.TunnelPlatform {
 	row := status.TunnelPlatform{Name: p.Platform, ServerName: p.ServerName, Sessions: p.Sessions, Gate: p.Result.String(), Closed: p.Result.Closed(),
-		Judged: p.At, LastGood: p.LastGood, Until: p.Until}
+		Since: p.Since, Judged: p.At, LastGood: p.LastGood, Until: p.Until}
 	if row.Closed {
 		row.Fault = text(p.Err)
 	}
@@ -166,7 +166,8 @@ func (c *conditions) gates(rows []status.TunnelPlatform) {
 	}
 	for name, all := range closed {
 		latest := slices.MaxFunc(all, func(a, b status.TunnelPlatform) int { return a.Judged.Compare(b.Judged) })
-		c.raise(status.Degraded, "tunnel-gate-closed", name, latest.Judged, "No new session "+asked(all)+" passes to the platform: "+latest.Fault+".",
+		first := slices.MinFunc(all, func(a, b status.TunnelPlatform) int { return a.Since.Compare(b.Since) })
+		c.raise(status.Degraded, "tunnel-gate-closed", name, first.Since, "No new session "+asked(all)+" passes to the platform: "+latest.Fault+".",
 			"Do what it says; the next device that connects has the platform judged anew.")
 	}
 }

@@ -193,7 +193,7 @@ func conditionsOf(now time.Time, s status.Tunnel) []status.Condition {
 func TestAClosedGateIsOneConditionOfItsPlatformThatNamesWhatDevicesAskFor(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	row := func(name, result string, ago time.Duration) status.TunnelPlatform {
-		return status.TunnelPlatform{Name: "hospital", ServerName: name, Gate: result, Closed: result == "refused", Fault: "fault of " + name, Judged: now.Add(-ago)}
+		return status.TunnelPlatform{Name: "hospital", ServerName: name, Gate: result, Closed: result == "refused", Fault: "fault of " + name, Judged: now.Add(-ago), Since: now.Add(-ago - time.Hour)}
 	}
 	for name, s := range map[string]struct {
 		rows []status.TunnelPlatform
@@ -214,6 +214,9 @@ func TestAClosedGateIsOneConditionOfItsPlatformThatNamesWhatDevicesAskFor(t *tes
 			}
 			if len(got) != 1 || s.want == "" || got[0].Name != "tunnel-gate-closed" || got[0].Subject != "hospital" || !strings.Contains(got[0].Text, s.want) {
 				t.Errorf("%+v, want %q", got, s.want)
+			}
+			if want := now.Add(-time.Minute - time.Hour); len(got) == 1 && !got[0].Since.Equal(want) {
+				t.Errorf("since %v, want %v: it does not begin anew with each look", got[0].Since, want)
 			}
 		})
 	}

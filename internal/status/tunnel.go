@@ -60,6 +60,7 @@ type TunnelPlatform struct {
 	Sessions   int       `json:"sessions"`
 	Gate       string    `json:"gate"` // unjudged, good, refused, unreachable or declined
 	Closed     bool      `json:"closed"`
+	Since      time.Time `json:"since,omitzero"` // from when on it was closed, or was not
 	Judged     time.Time `json:"judged,omitzero"`
 	Fault      string    `json:"fault,omitempty"`
 	LastGood   time.Time `json:"last_good,omitzero"`
