@@ -186,20 +186,25 @@ func (b *book) skip(c *conn, n int) {
 	b.counts.Skipped += uint64(n)
 }
 
-// refuse notes a refusal, and reports whether it is to be logged.
-func (b *book) refuse(rule, remote string, err error, now time.Time) bool {
+// audible reports whether a refusal is to be logged, and counts it if not.
+func (b *book) audible(rule string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.loud[rule] == nil {
+		b.loud[rule] = rate.NewLimiter(5, 50)
+	}
+	ok := b.loud[rule].Allow()
+	if !ok {
+		b.counts.Unlogged++
+	}
+	return ok
+}
+
+func (b *book) refuse(rule, remote string, err error, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.counts.Refused[rule]++
 	b.last[rule] = Refusal{Time: now, Remote: remote, Rule: rule, Reason: err.Error()}
-	if b.loud[rule] == nil {
-		b.loud[rule] = rate.NewLimiter(5, 50)
-	}
-	loud := b.loud[rule].Allow()
-	if !loud {
-		b.counts.Unlogged++
-	}
-	return loud
 }
 
 func (b *book) message(c *conn, verdict byte, bytes int, now time.Time) {

@@ -198,13 +198,14 @@ func (p patient) SetReadDeadline(t time.Time) error {
 // refused logs and counts a connection that did not get in.
 func (s *Server) refused(c *conn, err error) {
 	rule, next := ruleOf(err)
-	if s.book.refuse(rule, c.remote, err, s.o.Now()) {
+	if s.book.audible(rule) {
 		attrs := []any{"remote", c.remote, "rule", rule, "error", err.Error()}
 		if next != "" {
 			attrs = append(attrs, "next", next)
 		}
 		s.o.Log.Error("southbound: connection refused", attrs...)
 	}
+	s.book.refuse(rule, c.remote, err, s.o.Now())
 	s.o.Events(Event{Kind: Refused, Remote: c.remote, Err: err})
 }
 
