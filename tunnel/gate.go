@@ -49,24 +49,41 @@ type Verdict struct {
 	Until   time.Time // of Good: when the first of the responses, or the certificate, ends
 	Version uint16    // of TLS, of Good
 	leaves  [][]byte  // DER, of Good
-	staples []staple  // of Good
+	proofs  []proof   // of Good
 	era     int       // of the gate: the rules that it was judged by
 }
 
-// A staple is a certificate as it was sent, and the response that came with it.
-type staple struct{ certificate, response []byte }
+// A proof is a chain as it was sent, leaf first, and the responses to its
+// certificates, fewer where some are missing.
+type proof struct {
+	chain     []*x509.Certificate
+	responses [][]byte
+}
 
 // showed reports whether all responses are those that the gate has seen with
 // the same certificates: then there is nothing new in them.
-func (v *Verdict) showed(chain []*x509.Certificate, responses [][]byte) bool {
-	for i, response := range responses {
-		if len(response) > 0 && !slices.ContainsFunc(v.staples, func(s staple) bool {
-			return bytes.Equal(s.response, response) && bytes.Equal(s.certificate, chain[i].Raw)
-		}) {
+func (v *Verdict) showed(p proof) bool {
+	for i, response := range p.responses {
+		if len(response) > 0 && !slices.ContainsFunc(v.proofs, func(seen proof) bool { return seen.has(p.chain[i], response) }) {
 			return false
 		}
 	}
 	return true
+}
+
+func (p proof) has(certificate *x509.Certificate, response []byte) bool {
+	for i, r := range p.responses {
+		if bytes.Equal(r, response) && p.chain[i].Equal(certificate) {
+			return true
+		}
+	}
+	return false
+}
+
+// state is a proof as a VerifyConnection takes it.
+func (p proof) state() (tls.ConnectionState, error) {
+	state := tls.ConnectionState{Version: tls.VersionTLS12, PeerCertificates: p.chain}
+	return state, setResponses(&state, p.responses)
 }
 
 // A gateKey is what has to be the same for a verdict to count.
@@ -373,12 +390,63 @@ func (g *gate) condemned(at *post) ([]*session, error) {
 	case g.platform.OnRefused == Keep || why == nil:
 		return nil, nil
 	case at.verdict.Result == Refused:
-	case g.s.o.Now().Before(at.good.Until):
+	case g.s.o.Now().Before(g.heldUntil(at)):
 		return nil, nil
+	case at.good.Until.IsZero():
+		why = fmt.Errorf("what the platform has proved last does not hold by the rules of now, and since then nothing new: %w", why)
 	default:
 		why = fmt.Errorf("what the platform has proved last held until %s, and since then nothing new: %w", at.good.Until.UTC().Format(time.RFC3339), why)
 	}
 	return slices.Collect(maps.Keys(at.sessions)), errGateClosed{why}
+}
+
+// heldUntil is until when what was proved last at an address holds by the rules of
+// now, which may have changed since; the zero value where it does not. So a
+// platform does not gain by giving no answer. It needs gate.mu.
+func (g *gate) heldUntil(at *post) time.Time {
+	if at.good.era == g.era {
+		return at.good.Until
+	}
+	at.good.era = g.era
+	for _, p := range at.good.proofs {
+		state, err := p.state()
+		until := time.Time{}
+		if err == nil {
+			until, err = g.prove(g.tls.VerifyConnection, state, g.platform.StapleMaxAge)
+		}
+		if err != nil {
+			at.good.Until = time.Time{}
+			break
+		}
+		at.good.Until = earlier(at.good.Until, until)
+	}
+	return at.good.Until
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// prove judges what a platform shows, and gives until when that holds: the first
+// of its responses ends, by itself or by the greatest age, or its certificate does.
+func (g *gate) prove(verify func(tls.ConnectionState) error, state tls.ConnectionState, maxAge time.Duration) (until time.Time, err error) {
+	g.judging.Lock()
+	defer g.judging.Unlock()
+	g.seen = nil
+	if err := verify(state); err != nil {
+		return time.Time{}, err
+	}
+	until = state.PeerCertificates[0].NotAfter
+	for _, one := range g.seen[len(g.seen)-1] { // of the path that is good
+		until = earlier(until, one.NextUpdate)
+		if maxAge > 0 {
+			until = earlier(until, one.ThisUpdate.Add(maxAge))
+		}
+	}
+	return until, nil
 }
 
 // pastAfter is for how long a verdict that lets nobody pass is worth a look
@@ -491,11 +559,12 @@ func (g *gate) pause(address netip.AddrPort) time.Duration {
 // that lets the session pass: what it staples itself need not be all of them, and
 // what is there has to be good as well.
 func (g *gate) stapled(v Verdict, chain []*x509.Certificate, responses [][]byte, known bool) error {
-	if known && v.showed(chain, responses) {
+	p := proof{chain, responses}
+	if known && v.showed(p) {
 		return nil
 	}
-	state := tls.ConnectionState{Version: tls.VersionTLS12, PeerCertificates: chain}
-	if err := setResponses(&state, responses); err != nil {
+	state, err := p.state()
+	if err != nil {
 		return err
 	}
 	g.mu.Lock()
@@ -504,7 +573,7 @@ func (g *gate) stapled(v Verdict, chain []*x509.Certificate, responses [][]byte,
 	g.judging.Lock()
 	defer g.judging.Unlock()
 	g.seen = nil
-	err := config.VerifyConnection(state)
+	err = config.VerifyConnection(state)
 	if err == nil || !known {
 		return err
 	}

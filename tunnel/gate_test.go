@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -126,6 +127,17 @@ func TestAVerdictEndsWithItsResponses(t *testing.T) {
 	}
 }
 
+// A response that may be only so old proves nothing beyond that age.
+func TestAVerdictEndsWithTheGreatestAgeOfItsResponses(t *testing.T) {
+	t.Parallel()
+	w := newWard(t, newFar(t), func(o *Options) { o.Config.Platforms[0].StapleMaxAge = 3 * time.Hour })
+	v, err := w.anyGate().pass(t.Context())
+	must(t, err)
+	if left := time.Until(v.Until); left > 3*time.Hour || left < time.Hour {
+		t.Errorf("it holds for %v", left)
+	}
+}
+
 func TestARefusalIsNotReused(t *testing.T) {
 	t.Parallel()
 	f := newFar(t, face{identity: "platform-revoked"}, face{})
@@ -196,6 +208,46 @@ func TestSessionsOutliveAnUnreachablePlatformOnlyAsLongAsItsResponses(t *testing
 	}
 	if e := w.event(Closed); !strings.Contains(e.Err.Error(), "the gate is closed") {
 		t.Error(e.Err)
+	}
+}
+
+// Who is judged anew by other rules and gives no answer is judged by what was proved before.
+func TestRulesThatChangeAreHeldAgainstWhatWasProvedBefore(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		change func(p *Platform, foreign *x509.Certificate)
+		want   string // why sessions are cut; "" where they are not
+	}{
+		"other roots": {func(p *Platform, foreign *x509.Certificate) {
+			p.Roots = x509.NewCertPool()
+			p.Roots.AddCert(foreign)
+		}, "does not hold by the rules of now"},
+		"an age that is past":   {func(p *Platform, _ *x509.Certificate) { p.StapleMaxAge = time.Second }, "does not hold by the rules of now"},
+		"an age that is coming": {func(p *Platform, _ *x509.Certificate) { p.StapleMaxAge = 20 * time.Hour }, ""},
+		"roots beside the old": {func(p *Platform, foreign *x509.Certificate) {
+			p.Roots = p.Roots.Clone()
+			p.Roots.AddCert(foreign)
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFar(t)
+			foreign, err := f.Find("ecc-foreign-root")
+			must(t, err)
+			w := newWard(t, f, nil)
+			c := w.device(tls.VersionTLS13)
+			w.echo(c, "ping")
+			f.shows(face{hangUp: true})
+			must(t, w.Update(w.changed(func(c *Config) { test.change(&c.Platforms[0], foreign.Certificate) })))
+			w.until("that it cannot be asked", func(s Status) bool { return s.Gate[Unreachable] == 1 })
+			if test.want == "" {
+				w.echo(c, "still here")
+				return
+			}
+			if e := w.event(Closed); e.Result != "gate" || e.Rule != "unreachable" || !strings.Contains(e.Err.Error(), test.want) {
+				t.Errorf("%+v", e)
+			}
+		})
 	}
 }
 

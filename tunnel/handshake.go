@@ -68,11 +68,8 @@ func (g *gate) judge(ctx context.Context, at netip.AddrPort) Verdict {
 	second.At = v.At
 	switch second.Result {
 	case Good:
-		second.leaves, second.staples = append(v.leaves, second.leaves...), append(v.staples, second.staples...)
-		second.Version = v.Version
-		if v.Until.Before(second.Until) {
-			second.Until = v.Until
-		}
+		second.leaves, second.proofs = append(v.leaves, second.leaves...), append(v.proofs, second.proofs...)
+		second.Version, second.Until = v.Version, earlier(v.Until, second.Until)
 	case Declined: // it has taken our certificate a moment ago
 		second.Err = &ReachError{Address: v.Address.String(), Err: second.Err, Reason: "it has a good ECC certificate, and shows no RSA certificate",
 			Next: "install one at the platform, or take two_certificates out of its [[tunnel.platform]]"}
@@ -103,7 +100,7 @@ func (g *gate) look(ctx context.Context, at netip.AddrPort, p Platform, config *
 		return v
 	}
 	v.Address = addrPort(raw.RemoteAddr())
-	config.VerifyConnection = g.noting(config.VerifyConnection, &v)
+	config.VerifyConnection = g.noting(config.VerifyConnection, p.StapleMaxAge, &v)
 	var conn *tls.Conn
 	if err = g.introduce(ctx, raw, p); err == nil {
 		// In TLS 1.3 too it returns only after the platform's Finished was
@@ -137,31 +134,18 @@ func (g *gate) introduce(ctx context.Context, raw net.Conn, p Platform) error {
 }
 
 // noting is a VerifyConnection that keeps until when what it judged holds.
-func (g *gate) noting(verify func(tls.ConnectionState) error, v *Verdict) func(tls.ConnectionState) error {
-	return func(state tls.ConnectionState) error {
-		g.judging.Lock()
-		defer g.judging.Unlock()
-		g.seen = nil
-		if err := verify(state); err != nil {
-			return err
-		}
-		v.Until, v.staples = state.PeerCertificates[0].NotAfter, staplesOf(state)
-		for _, one := range g.seen[len(g.seen)-1] { // of the path that is good
-			if one.NextUpdate.Before(v.Until) {
-				v.Until = one.NextUpdate
-			}
-		}
-		return nil
+func (g *gate) noting(verify func(tls.ConnectionState) error, maxAge time.Duration, v *Verdict) func(tls.ConnectionState) error {
+	return func(state tls.ConnectionState) (err error) {
+		v.proofs = []proof{proofOf(state)}
+		v.Until, err = g.prove(verify, state, maxAge)
+		return err
 	}
 }
 
-// staplesOf are those of a state that was verified, so that they can be read.
-func staplesOf(state tls.ConnectionState) (all []staple) {
+// proofOf is what was shown in a handshake under the overlay, whose responses can be read.
+func proofOf(state tls.ConnectionState) proof {
 	responses, _ := tlsoverlay.Staples(&state)
-	for i, response := range responses[:min(len(responses), len(state.PeerCertificates))] {
-		all = append(all, staple{state.PeerCertificates[i].Raw, response})
-	}
-	return all
+	return proof{state.PeerCertificates, responses[:min(len(responses), len(state.PeerCertificates))]}
 }
 
 func unreachable(target string, err error, limit time.Duration) *ReachError {
