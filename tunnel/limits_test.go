@@ -221,7 +221,7 @@ func TestThePlatformThatHangsUpOrStays(t *testing.T) {
 		{face{mute: true}, "platform late", "the platform did not go on"},
 	} {
 		f := newFar(t, face{}, test.face)
-		w := newWard(t, f, func(o *Options) { o.HandshakeTimeout = 300 * time.Millisecond })
+		w := newWard(t, f, func(o *Options) { o.HandshakeTimeout = 2 * time.Second }) // the gate's is of that time
 		if _, err := w.connect(w.deviceConfig(tls.VersionTLS12)); err == nil || !strings.Contains(err.Error(), "internal error") {
 			t.Errorf("%v", err)
 		}
