@@ -256,6 +256,7 @@ func (u *identityUnit) adopt(sure bool) {
 	if !changed && !sure {
 		return
 	}
+	u.read()
 	err := u.d.replan()
 	u.mu.Lock()
 	told := u.unused != nil && !changed
@@ -275,7 +276,7 @@ func (d *Daemon) replan() error {
 }
 
 // hearOut is how long a platform may take to refuse a certificate after a TLS
-// 1.3 handshake; retryTrial is when the next one is tried again.
+// 1.3 handshake; retryTrial is when one that was refused is tried again.
 const (
 	hearOut    = 2 * time.Second
 	retryTrial = 5 * time.Minute
@@ -293,8 +294,12 @@ func (u *identityUnit) try(ctx context.Context, slots keystore.Slots) {
 		return
 	}
 	if err != nil && now.Before(slots.Current.NotAfter()) {
+		pause := retryTrial
+		if unreached(err) { // which says nothing about the certificate
+			pause = 0
+		}
 		u.mu.Lock()
-		u.trial.failed(now, err, retryTrial)
+		u.trial.failed(now, err, pause)
 		u.mu.Unlock()
 		return
 	}
@@ -327,6 +332,13 @@ func (u *identityUnit) session(ctx context.Context, slot *keystore.Slot) error {
 		failed = errors.Join(failed, err)
 	}
 	return failed
+}
+
+// unreached reports whether a trial failed for no platform was there to judge.
+func unreached(err error) bool {
+	_, away := errors.AsType[*northbound.UnreachableError](err)
+	_, refused := errors.AsType[*northbound.RefusedError](err)
+	return away && !refused
 }
 
 // A target is a destination as it is configured.
@@ -495,8 +507,11 @@ func (u *identityUnit) raise(c *conditions) {
 func (u *identityUnit) raiseRenewal(c *conditions) {
 	if u.trial.fault != nil {
 		next := "See the platform's log: does it know the CA of the new certificate?"
-		if tpm.FaultOf(u.trial.fault) != "" {
+		switch {
+		case tpm.FaultOf(u.trial.fault) != "":
 			next = "See the condition of the TPM or of the key: no platform has been asked."
+		case unreached(u.trial.fault):
+			next = "Bring the platform back: none has been asked."
 		}
 		c.raise(status.Degraded, "certificate-untried", "", u.trial.since, "A new certificate waits, and no platform has taken it: "+u.trial.fault.Error()+". The one before goes on.",
 			next+" gatewayd tries again by itself.")

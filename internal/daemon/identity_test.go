@@ -273,11 +273,7 @@ func TestAGatewayThatLostItsCertificateIsNotEnrolled(t *testing.T) {
 	if o, err := h.applicant().Init(t.Context()); err != nil || o.Changed {
 		t.Errorf("init makes of it %+v, %v", o, err)
 	}
-	var text []byte
-	for _, c := range kept.Chain {
-		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
-	}
-	if _, err := h.applicant().Install(text); err != nil {
+	if _, err := h.applicant().Install(inPEM(kept.Chain)); err != nil {
 		t.Fatal(err)
 	}
 	h.lacks("not-enrolled")
@@ -323,6 +319,48 @@ func TestACertificateThatNoPlatformTakesIsNotUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.lacks("certificate-untried")
+}
+
+// A platform that is away says nothing about a new certificate, which is taken up
+// once the platform is back.
+func TestACertificateIsTriedAsSoonAsAPlatformIsBack(t *testing.T) {
+	h := newSealedHouse(t)
+	h.start()
+	h.enroll()
+	h.delivers(61)
+	if _, err := h.applicant().NewKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.platform.Kill()
+	h.certify("ecc-issuing")
+	h.raises("certificate-untried", "")
+	fresh := h.slots().Next.Chain[0]
+	h.restart()
+	eventually(t, "the new certificate is in use", func() bool { return h.slots().Current.Chain[0].Equal(fresh) })
+	h.lacks("certificate-untried")
+	h.settles()
+}
+
+// The report has a change of the slots at once, and not with the next look.
+func TestTheReportHasTheCertificateThatIsInUse(t *testing.T) {
+	h := newSealedHouse(t)
+	h.start()
+	h.enroll()
+	h.delivers(61)
+	if _, err := h.applicant().NewKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.platform.Kill()
+	h.certify("ecc-issuing")
+	h.house.end()
+	h.restart()
+	fresh := keystore.Mark(h.slots().Next.Public)
+	h.options.IdentityPeriod = time.Hour
+	h.start()
+	eventually(t, "the new certificate is reported as the current one", func() bool {
+		s := h.daemon.Report().Identity.Slots
+		return len(s) == 2 && s[0].Slot == keystore.Current && s[0].Key == fresh && s[1].Slot == keystore.Previous
+	})
 }
 
 // When all platforms refuse the certificate that was taken up, the one before

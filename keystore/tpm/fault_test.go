@@ -9,7 +9,9 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -695,5 +697,33 @@ func TestWhatIsNoTPMIsNotTakenForABrokenOne(t *testing.T) {
 			t.Errorf("%s: %v", address, err)
 		}
 		d.Close()
+	}
+}
+
+// A TPM that breaks off is told in the log once: from then on each error tells.
+func TestATPMThatBreaksOffAndStaysAwayIsLoggedOnce(t *testing.T) {
+	var log bytes.Buffer
+	var dead atomic.Bool
+	d := open(t, emulator(t), Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Dial: wired(func(_ int, w *wire) {
+		w.read = func(b []byte) (int, error) {
+			if dead.Load() {
+				return 0, io.EOF
+			}
+			return w.Conn.Read(b)
+		}
+	})})
+	if err := d.Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	dead.Store(true)
+	for range 3 {
+		wantFault(t, d.Check(t.Context()), Failing)
+	}
+	if n := strings.Count(log.String(), "broke off"); n != 1 {
+		t.Errorf("it is told %d times:\n%s", n, log.String())
+	}
+	dead.Store(false)
+	if err := d.Check(t.Context()); err != nil {
+		t.Error("it is back: ", err)
 	}
 }

@@ -175,9 +175,12 @@ func (t *TPM) use(ctx context.Context, what string, f func(*link) error) error {
 	if t.life.Err() != nil {
 		return t.fault(what, errClosed)
 	}
+	stood := t.link != nil
 	reached, err := t.try(ctx, f)
 	if reached && isLost(err) && !errors.Is(err, errSilent) && ctx.Err() == nil {
-		t.o.Log.Warn("the TPM broke off and is opened again", "error", err)
+		if stood { // else the caller is told, each time that it asks
+			t.o.Log.Warn("the TPM broke off and is opened again", "error", err)
+		}
 		_, err = t.try(ctx, f)
 	}
 	return t.fault(what, err)
