@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -332,7 +333,20 @@ func (g *gate) note(v Verdict, asked netip.AddrPort) (at *post, changed bool) {
 	if v.Result == Good {
 		at.good = v
 	}
-	return at, before.Result != v.Result || moved || v.Err != nil && before.Err != nil && before.Err.Error() != v.Err.Error()
+	return at, before.Result != v.Result || moved || v.Err != nil && before.Err != nil && !sameFault(before.Err, v.Err)
+}
+
+// sameFault reports whether two verdicts have the same against a platform. What a
+// refusal says of times, that of our own clock for one, is another at each look.
+func sameFault(a, b error) bool {
+	x, isX := errors.AsType[*tlspolicy.RefusalError](a)
+	y, isY := errors.AsType[*tlspolicy.RefusalError](b)
+	if !isX || !isY {
+		return a.Error() == b.Error()
+	}
+	was, _ := errors.AsType[revocation.Verdict](a)
+	is, _ := errors.AsType[revocation.Verdict](b)
+	return x.Rule == y.Rule && x.Certificate == y.Certificate && x.Next == y.Next && was.Kind == is.Kind
 }
 
 // since is from when on verdicts have been of the kind of this one where it is

@@ -546,6 +546,34 @@ func TestAPlatformThatIsAwayHasOneState(t *testing.T) {
 	}
 }
 
+// What is wrong is told once for each change, also where its text has our clock in it.
+func TestAFaultThatIsTheSameIsToldOnce(t *testing.T) {
+	t.Parallel()
+	f := newFar(t)
+	var late atomic.Int64 // seconds
+	w := newWard(t, f, func(o *Options) {
+		o.Now = func() time.Time { return time.Now().Add(time.Duration(late.Load()) * time.Second) }
+	})
+	said := map[string]bool{}
+	for n, step := range []struct {
+		answer responder.Answer
+		told   int
+	}{{responder.Future, 1}, {responder.Future, 1}, {responder.Revoked, 2}, {responder.Revoked, 2}, {responder.Garbage, 3}, {responder.Mismatched, 4}} {
+		late.Store(int64(2 * n))
+		f.shows(face{staples: []responder.Answer{step.answer}})
+		if _, err := w.connect(w.deviceConfig(tls.VersionTLS12)); err == nil {
+			t.Fatal("it got through")
+		}
+		said[w.Status().Platforms[0].Err.Error()] = true
+		if got := strings.Count(w.log.String(), "the gate is closed"); got != step.told {
+			t.Errorf("step %d, %s: told %d times, want %d", n, step.answer, got, step.told)
+		}
+	}
+	if len(said) < 5 {
+		t.Errorf("no text has a clock in it: %v", said)
+	}
+}
+
 // However often and in whatever way a platform fails, it has been closed since it
 // let sessions pass last.
 func TestAGateHasBeenClosedSinceItLetSessionsPassLast(t *testing.T) {
