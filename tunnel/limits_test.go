@@ -142,6 +142,9 @@ func TestTheSlowMakeRoom(t *testing.T) {
 		t.Errorf("it is told %q", got)
 	}
 	w.until("refusals", func(s Status) bool { return s.Refused["limit"] == 4 })
+	if last := w.Status().Refusals; len(last) != 1 || !strings.Contains(last[0].Reason, "raise max_sessions in [[tunnel]], or LimitNOFILE") {
+		t.Errorf("%+v", last)
+	}
 }
 
 func TestAFurtherConnectionOfADeviceEndsItsOldest(t *testing.T) {

@@ -53,12 +53,16 @@ const (
 	open
 )
 
+// morePlaces is the next step where there are too few: the daemon may have lowered
+// max_sessions to what the descriptors suffice for.
+const morePlaces = "raise max_sessions in [[tunnel]], or LimitNOFILE where the condition descriptors-short says so"
+
 var (
 	errStopping = errors.New("the gateway is shutting down")
 	errRemoved  = errors.New("the configuration leads it nowhere any more")
 	errNewer    = errors.New("the device has newer connections; see why it does not close the old ones, or raise max_per_device in [[tunnel]]")
-	errSlow     = errors.New("it sent no ClientHello, and others needed the place; see what it is, or raise max_sessions in [[tunnel]]")
-	errFull     = errors.New("too many sessions are open; raise max_sessions in [[tunnel]]")
+	errSlow     = errors.New("it sent no ClientHello, and others needed the place; see what it is, or " + morePlaces)
+	errFull     = errors.New("too many sessions are open; " + morePlaces)
 	errRate     = errors.New("the device connects too often; see why it does, or raise max_rate in [[tunnel]]")
 	errNetwork  = errors.New("it is not of the networks that may connect; if it is a device of this place, add its network to networks in [[tunnel]]")
 	errCard     = errors.New("it has not one of the MAC addresses that may connect")
