@@ -183,13 +183,41 @@ func TestAKeyThatMayNotBeUsedIsToldAndNewApprovalsAreTakenUp_A11(t *testing.T) {
 		t.Fatal("a session came about with a key that may not be used")
 	}
 
-	h.put("approvals.json", []byte(`[{"pcrs":`)) // copied by half
-	h.raises("identity-unused", "")
+	for _, wrong := range []string{`[{"pcrs":`, `[]`} { // copied by half, and of nobody
+		h.put("approvals.json", []byte(wrong))
+		h.raises("identity-unused", "")
+	}
 	m.approves(before, after)
 	h.lacks("identity-unused")
 	h.lacks(string(tpm.Refused))
 	h.has(63)
 	h.lacks("key-unusable")
+}
+
+// Approvals that came before the state that they are of leave no doubt about the
+// key, not even until the next look.
+func TestApprovalsAreTakenUpBeforeTheKeyIsTried(t *testing.T) {
+	h, b := onABus(t)
+	m := newMaker(t, h)
+	var before [32]byte
+	change := sha256.Sum256([]byte("another firmware"))
+	m.approves(before)
+	h.write("policy_signer = \"maker.pem\"\npolicy_approvals = \"approvals.json\"")
+	h.start()
+	h.enroll()
+	h.delivers(61)
+	look := h.daemon.watch
+	look.stop()
+	<-look.ended()
+	if err := h.daemon.tpm.Check(t.Context()); err != nil { // what was cut off with the look
+		t.Fatal(err)
+	}
+	m.approves(before, sha256.Sum256(append(before[:], change[:]...)))
+	b.extend(t, change)
+	look.tick(t.Context())
+	if h.raised(string(tpm.Refused), "") {
+		t.Error("the key was tried by the approvals before")
+	}
 }
 
 // B19: the TPM of a standing session loses its keys.

@@ -217,10 +217,11 @@ func (u *identityUnit) recovered() {
 	u.d.resume()
 }
 
-// tick is one look at everything.
+// tick is one look at everything. What is new comes first, so that no key is tried
+// by approvals that have been replaced.
 func (u *identityUnit) tick(ctx context.Context) {
-	u.examine(ctx)
 	u.adopt(u.unused != nil)
+	u.examine(ctx)
 	slots := u.read()
 	switch {
 	case ctx.Err() != nil || slots.Current == nil:
@@ -427,7 +428,13 @@ const (
 // certificate for its own renewal.
 func (u *identityUnit) renew(ctx context.Context, slots keystore.Slots) {
 	now, c := u.d.options.Now(), u.d.configuration()
-	if c.Identity.ESTURL == "" || slots.Current.Chain == nil || now.Before(u.renewAt(slots)) || now.Before(u.renewal.again) {
+	if c.Identity.ESTURL == "" || slots.Current.Chain == nil || now.Before(u.renewAt(slots)) {
+		u.mu.Lock()
+		u.renewal = attempt{} // another hand was quicker
+		u.mu.Unlock()
+		return
+	}
+	if now.Before(u.renewal.again) {
 		return
 	}
 	ca, err := enroll.Authority(c)

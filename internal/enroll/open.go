@@ -2,7 +2,6 @@ package enroll
 
 import (
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -40,15 +39,23 @@ func OpenAnyTPM(c *config.Config, o tpm.Options) (*tpm.TPM, error) {
 	return tpm.Open(c.Identity.TPM, o), nil
 }
 
-// Approvals are those that a configuration names, for keys that are bound.
+// Approvals are those that a configuration names, for keys that are bound. A file
+// by which no key could be used is refused, as gatewayd check refuses it.
 func Approvals(c *config.Config) (all []tpm.Approval, err error) {
 	file := c.Identity.PolicyApprovals
 	if file == "" {
 		return nil, nil
 	}
+	by, err := Binding(c)
+	if err != nil {
+		return nil, err
+	}
+	if by == nil {
+		return nil, errors.New("policy_approvals: without policy_signer nobody approves anything")
+	}
 	text, err := keystore.ReadFile(file, keystore.MaxFile)
 	if err == nil {
-		err = json.Unmarshal(text, &all)
+		all, err = tpm.ParseApprovals(text, by.Signer)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("policy_approvals: %s: %w", file, err)

@@ -400,6 +400,21 @@ func TestACAIsNotBlamedForWhoDidNotWait(t *testing.T) {
 	}
 }
 
+// A TPM that is gone when it has to sign in TLS is none of the CA's doing.
+func TestACAIsNotBlamedForATPMThatIsAway(t *testing.T) {
+	b := newBox(t, tpm.P256)
+	b.enroll()
+	authority := b.authority(ca.Options{Pending: 1})
+	if _, err := b.Renew(b.ctx(), authority); err == nil {
+		t.Fatal("the CA decides at once")
+	}
+	b.emulator.Stop()
+	_, err := b.Renew(b.ctx(), authority) // with the request that waits
+	if _, blamed := errors.AsType[*CAError](err); blamed || tpm.FaultOf(err) != tpm.Absent {
+		t.Errorf("%v", err)
+	}
+}
+
 // refusedBy attests, and the slots with certificates stay.
 func (b *box) refusedBy(c CA) error {
 	b.t.Helper()
@@ -417,8 +432,8 @@ func TestABoundIdentityFollowsTheFilesOfItsConfiguration(t *testing.T) {
 	b := newBox(t, tpm.P256)
 	signer := p256(t)
 	b.config.Identity.PolicySigner = write(t, "signer.pem", inPEM("PUBLIC KEY", must(x509.MarshalPKIXPublicKey(signer.Public()))(t)))
-	b.config.Identity.PolicyApprovals = write(t, "approvals.json", []byte("[]"))
-	var approvals []tpm.Approval
+	approvals := []tpm.Approval{must(tpm.Approve(signer, map[uint][]byte{16: bytes.Repeat([]byte{1}, 32)}))(t)} // of another state
+	b.config.Identity.PolicyApprovals = write(t, "approvals.json", must(json.Marshal(approvals))(t))
 	approve := func() {
 		t.Helper()
 		file := filepath.Join(t.TempDir(), "pcr")
@@ -465,7 +480,7 @@ func TestABoundIdentityFollowsTheFilesOfItsConfiguration(t *testing.T) {
 	if err := unsealed(); err != nil {
 		t.Error(err)
 	}
-	for _, text := range []string{"", "{}", "[1]", `[{"pcrs":"16"}]`} {
+	for _, text := range []string{"", "{}", "[]", "[1]", `[{"pcrs":"16"}]`} {
 		if err := os.WriteFile(b.config.Identity.PolicyApprovals, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/bedside-gateway/gatewayd/tlspolicy"
 )
 
 const (
@@ -95,10 +97,32 @@ func newHTTP(o Options) *http.Client {
 		Timeout:       o.Timeout,
 		CheckRedirect: redirect,
 		Transport: &http.Transport{
-			DialContext: o.Dial, TLSClientConfig: config, TLSHandshakeTimeout: o.Timeout,
+			DialTLSContext:        dialTLS(o, config),
 			ResponseHeaderTimeout: o.Timeout, IdleConnTimeout: o.Timeout,
 			MaxResponseHeaderBytes: 32 << 10, MaxConnsPerHost: 2, DisableCompression: true,
 		},
+	}
+}
+
+// dialTLS makes the connection so that a key of ours that does not sign is told
+// from a server that is in the way (tlspolicy.KeyError).
+func dialTLS(o Options, config *tls.Config) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+		defer cancel()
+		raw, err := o.Dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		own := config.Clone()
+		if own.ServerName, _, err = net.SplitHostPort(address); err == nil {
+			var conn *tls.Conn
+			if conn, err = tlspolicy.Handshake(ctx, raw, own); err == nil {
+				return conn, nil
+			}
+		}
+		_ = raw.Close()
+		return nil, err
 	}
 }
 
