@@ -283,6 +283,8 @@ func TestFaultsAreNamedWithTheirPlaceAndTheNextStep(t *testing.T) {
 		"an address with a wrong port":    {`platform.test:2575`, `platform.test:70000`, `destination.address: "platform.test:70000" has no valid port`},
 		"an address with a space":         {`platform.test:2575`, `platform test:2575`, `is no address`},
 		"a trust file that is not there":  {`roots.pem`, `rots.pem`, `:14:9: destination.trust: /etc/g/rots.pem does not exist; relative names start at`},
+		"an empty trust file name":        {`trust = "roots.pem"`, `trust = ""`, `destination.trust: is empty; write a file name`},
+		"an empty state folder":           {"[gateway]", "[gateway]\nstate_dir = \"\"", `gateway.state_dir: is empty; write a file name`},
 		"a trust file without rights":     {`roots.pem`, `secret.pem`, `/etc/g/secret.pem may not be read; give the user`},
 		"an empty trust file":             {`roots.pem`, `empty.pem`, `/etc/g/empty.pem holds no PEM certificate; put the root`},
 		"a leaf for a root":               {`roots.pem`, `leaf.pem`, `/etc/g/leaf.pem certificate 1 in it, "Test Root", is no CA; put the root`},
@@ -476,6 +478,8 @@ func TestFaultsOfTheServerForDevices(t *testing.T) {
 		"a CRL that is a key":         {"authorised =", "crls = [\"key.pem\"]\nauthorised =", "southbound.crls: /etc/g/key.pem holds a PEM block"},
 		"a CRL that is empty":         {"authorised =", "crls = [\"empty.pem\"]\nauthorised =", "southbound.crls: /etc/g/empty.pem holds no CRL that can be read"},
 		"a CRL that is not there":     {"authorised =", "crls = [\"no.crl\"]\nauthorised =", "southbound.crls: /etc/g/no.crl does not exist"},
+		"an empty trust file name":    {"[southbound]\ntrust = \"roots.pem\"", "[southbound]\ntrust = \"\"", "southbound.trust: is empty; write a file name"},
+		"an empty CRL":                {"[southbound]", "[southbound]\ncrls = [\"\"]", "southbound.crls: entry 1"},
 		"a trust file that is none":   {"[southbound]\ntrust = \"roots.pem\"", "[southbound]\ntrust = \"leaf.pem\"", "southbound.trust: /etc/g/leaf.pem certificate 1 in it"},
 		"messages beyond the spool":   {"[southbound]", "[spool]\nmax_bytes = \"1MiB\"\n[southbound]", "southbound.max_message: such a message would take more than half of the spool"},
 	} {

@@ -78,7 +78,7 @@ var tunnelPlatformKeys = section[TunnelPlatform]{
 		"The host and port of the platform. The certificate must name this host. The port is 2575 if it is left out."},
 	{"connect", "", false, func(p *TunnelPlatform) kind { return optional(address(&p.Connect)) },
 		"host:port to connect to in place of address, which stays the name to verify."},
-	{"trust", nil, true, func(p *TunnelPlatform) kind { return path(&p.Trust) },
+	{"trust", nil, true, func(p *TunnelPlatform) kind { return file(&p.Trust) },
 		"The PEM file of the root certificates that the platform's chain must end in. No other root is trusted."},
 	{"server_names", []any{}, false, func(p *TunnelPlatform) kind { return serverNames(&p.ServerNames) },
 		"Names by which devices ask for this platform in their ClientHello, beside the host of address."},
@@ -202,8 +202,6 @@ func (t *Tunnel) checkFamilies(f found) {
 func (l *loader) checkTunnelPlatform(f found, p *TunnelPlatform, taken names) {
 	if p.Trust != "" {
 		l.checkTrust(f, p.Trust)
-	} else if given := f.node.table["trust"]; given != nil && given.plain == "" {
-		f.fault("trust", "is empty, so that no platform could be trusted; write the name of the PEM file with its roots")
 	}
 	if p.Address == "" {
 		return // a fault already

@@ -61,7 +61,7 @@ func TestFaultsOfTunnels(t *testing.T) {
 		"TLS 1.1":                            {"name = \"icu\"", "name = \"icu\"\nmin_tls = \"1.1\"", "tunnel.min_tls: \"1.1\" is none of the choices"},
 		"a misspelt key":                     {"address = \"platform.example\"\ntrust", "adress = \"platform.example\"\ntrust", "tunnel.platform.adress: there is no such key; did you mean address?"},
 		"a trust file that is none":          {"trust = \"roots.pem\"\n\x00", "trust = \"leaf.pem\"", "tunnel.platform.trust: /etc/g/leaf.pem certificate 1 in it"},
-		"an empty name of a trust file":      {"trust = \"roots.pem\"\n\x00", "trust = \"\"", "tunnel.platform.trust: is empty, so that no platform could be trusted; write the name of the PEM file"},
+		"an empty name of a trust file":      {"trust = \"roots.pem\"\n\x00", "trust = \"\"", "tunnel.platform.trust: is empty; write a file name"},
 		"a server name that is an address":   {"trust = \"roots.pem\"\n\x00", "trust = \"roots.pem\"\nserver_names = [\"10.0.0.1\"]", "tunnel.platform.server_names: entry 1 \"10.0.0.1\" is no host name"},
 		"an unknown policy":                  {"trust = \"roots.pem\"\n\x00", "trust = \"roots.pem\"\non_revoked = \"ignore\"", "tunnel.platform.on_revoked: \"ignore\" is none of the choices"},
 		"a tunnel twice":                     {"\x00", strings.Replace(second, "\"two\"", "\"icu\"", 1), "tunnel.name: \"icu\" is there already"},

@@ -275,6 +275,19 @@ func path(p *string) kind {
 	})
 }
 
+// file is a path that has to be there.
+func file(p *string) kind {
+	k := path(p)
+	set := k.set
+	k.set = func(l *loader, v any) error {
+		if v == "" {
+			return errors.New("is empty; write a file name")
+		}
+		return set(l, v)
+	}
+	return k
+}
+
 // socketPath is a file name that a unix socket can have: sun_path holds 108
 // bytes with the closing zero (unix(7)).
 func socketPath(p *string) kind {
@@ -394,7 +407,7 @@ func single(of func(*string) kind) func(*loader, string) (string, error) {
 }
 
 func paths(p *[]string) kind {
-	return list("list of file names", `["device-ca.crl"]`, p, single(path))
+	return list("list of file names", `["device-ca.crl"]`, p, single(file))
 }
 
 func labels(p *[]string) kind { return list("list of names", `["platform"]`, p, single(label)) }
