@@ -48,8 +48,11 @@ func (v *verifier) named(chain []*x509.Certificate, state tls.ConnectionState, _
 func (v *verifier) isHost(name string) bool { return sameHost(name, v.host) }
 
 func (v *verifier) otherNames(leaf *x509.Certificate) string {
-	names := strings.Join(append([]string{leaf.Subject.CommonName}, leaf.DNSNames...), ", ")
-	return fmt.Sprintf("it is not for %q but for %s", v.host, subject(names))
+	names := leaf.DNSNames
+	if cn := leaf.Subject.CommonName; cn != "" && !slices.Contains(names, cn) {
+		names = append([]string{cn}, names...)
+	}
+	return fmt.Sprintf("it is not for %q but for %s", v.host, subject(strings.Join(names, ", ")))
 }
 
 // sameHost compares names as DNS does (RFC 4343), not as Unicode does: there

@@ -35,7 +35,7 @@ func TestB17_PlatformIsRefused(t *testing.T) {
 		{name: "root expired", about: `installed root "CN=Root"`, reason: "it expired",
 			fault:  func(h *hospital) { h.root.NotAfter = now.Add(-time.Minute) },
 			mended: func(h *hospital) { h.root.NotAfter = now.Add(time.Minute) }},
-		{name: "another name", about: "platform certificate", reason: `it is not for "platform.test" but for "elsewhere.test, elsewhere.test"`,
+		{name: "another name", about: "platform certificate", reason: `it is not for "platform.test" but for "elsewhere.test"`,
 			fault: func(h *hospital) {
 				h.leaf.Subject.CommonName, h.leaf.DNSNames = "elsewhere.test", []string{"elsewhere.test"}
 			}},
