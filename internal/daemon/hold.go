@@ -8,14 +8,16 @@ import (
 	"time"
 
 	"github.com/bedside-gateway/gatewayd/internal/config"
+	"github.com/bedside-gateway/gatewayd/internal/enroll"
 	"github.com/bedside-gateway/gatewayd/internal/status"
+	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 )
 
-// Start is New, for a TPM that may be away: without it the key of the spool
-// cannot be had, and what the devices say could not be kept. Until the TPM is
-// back, the gateway says on its status socket what is wrong and what to do, and
-// tries again. Other errors are those of New.
+// Start is New, for a gateway that may not have the key of its spool at the
+// moment, for its TPM is away or a file is damaged: without it what the devices
+// say could not be kept. Until it is there, the gateway says on its status socket
+// what is wrong and what to do, and tries again. Other errors are those of New.
 func Start(ctx context.Context, c *config.Config, o Options) (*Daemon, error) {
 	h := newHeld(o.filled(), c)
 	defer h.end()
@@ -23,21 +25,26 @@ func Start(ctx context.Context, c *config.Config, o Options) (*Daemon, error) {
 	defer slow.Stop()
 	for {
 		d, err := prepare(ctx, h.config(), o)
-		e, ok := errors.AsType[*tpm.Error](err)
 		switch {
-		case ctx.Err() != nil && err != nil:
-			return nil, ctx.Err()
-		case !ok && err != nil:
-			return nil, err
-		case !ok:
+		case err == nil:
 			slow.Stop()
 			h.end() // its socket is needed
 			return d.complete()
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case !mendable(err):
+			return nil, err
 		}
-		if err := h.wait(ctx, e); err != nil {
+		if err := h.wait(ctx, err); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// mendable reports whether a gateway waits for the end of what keeps it from
+// beginning: to end would leave nobody to say on site what is wrong.
+func mendable(err error) bool {
+	return tpm.FaultOf(err) != "" || errors.Is(err, keystore.ErrFingerprint) || errors.Is(err, errNotKey) || errors.Is(err, errOrphaned)
 }
 
 // held is a gateway that cannot begin. It answers on the status socket.
@@ -47,7 +54,7 @@ type held struct {
 
 	mu     sync.Mutex
 	c      *config.Config
-	fault  *tpm.Error
+	fault  error
 	stop   context.CancelFunc // of what serves; nil: nothing does
 	served chan error
 	over   bool
@@ -108,14 +115,14 @@ func (h *held) end() {
 }
 
 // wait tells of a fault, and returns when it is time to try again.
-func (h *held) wait(ctx context.Context, fault *tpm.Error) error {
+func (h *held) wait(ctx context.Context, fault error) error {
 	h.mu.Lock()
 	told := h.fault.Error() == fault.Error()
 	h.fault = fault
 	h.mu.Unlock()
 	h.begin()
 	if !told {
-		h.options.Log.Error("the key of the spool cannot be had; gatewayd waits for the TPM", "error", fault)
+		h.options.Log.Error("the key of the spool cannot be had; gatewayd waits for it", "error", fault)
 		h.options.Notify("READY=1\nSTATUS=" + h.line())
 	}
 	again := time.NewTimer(h.options.HoldPeriod)
@@ -158,12 +165,23 @@ func (h *held) Report() status.Report {
 	defer h.mu.Unlock()
 	r := status.Report{Gateway: h.c.Gateway.Name, Now: h.options.Now(), Started: h.since, Build: h.options.Build,
 		Ports: []status.Port{}, Destinations: []status.Destination{}, Reloads: map[string]uint64{}}
-	c := conditions{report: &r}
-	c.tpm(h.fault, whole, h.since)
-	c.raise(status.Down, "spool-sealed", "", h.since, "The spool cannot be opened, for the TPM does not give its key ("+filepath.Join(h.c.Gateway.StateDir, SealedFile)+"): nothing is read from the devices until it does.",
-		"Mend what is said about the TPM. If its secrets are gone for good, begin anew, with a new spool; the old one is put aside unread: "+tpm.AnewWithout+".")
+	h.raise(&conditions{report: &r})
 	r.Judge()
 	return r
+}
+
+func (h *held) raise(c *conditions) {
+	text, next := "for the TPM does not give its key", "Mend what is said about the TPM. If its secrets are gone for good, begin anew, with a new spool; the old one is put aside unread: "+tpm.AnewWithout+"."
+	if e, ok := errors.AsType[*tpm.Error](h.fault); ok {
+		c.tpm(e, whole, h.since)
+	} else if errors.Is(h.fault, keystore.ErrFingerprint) {
+		c.raise(status.Down, "identity-unreadable", "", h.since, "The note of the TPM that the keys are in ("+filepath.Join(enroll.Home(h.c), keystore.FingerprintFile)+") is damaged.",
+			"Bring it back from a copy, or begin anew (the spool stays): "+tpm.Anew+".")
+		text, next = "for it is not known by which TPM its key is sealed", "Mend the note of the TPM."
+	} else {
+		text, next = "for its key is not there or is something else", sentence(nextNotKey)
+	}
+	c.raise(status.Down, "spool-sealed", "", h.since, "The spool cannot be opened, "+text+" ("+filepath.Join(h.c.Gateway.StateDir, SealedFile)+"): nothing is read from the devices until then.", next)
 }
 
 // nothing is the spool of a gateway that cannot open it.

@@ -108,7 +108,7 @@ func (k SpoolKey) open(ctx context.Context, random io.Reader) ([32]byte, error) 
 		}
 	}
 	if k.orphaned() {
-		return key, fmt.Errorf("%s has a spool and no key to it (%s): %s", k.Dir, k.file(), k.nextOrphaned())
+		return key, fmt.Errorf("%s: %w (%s): %s", k.Dir, errOrphaned, k.file(), k.nextOrphaned())
 	}
 	return k.make(ctx, random)
 }
@@ -119,6 +119,8 @@ func (k SpoolKey) orphaned() bool {
 	is := func(name string) bool { _, err := os.Stat(filepath.Join(k.Dir, name)); return err == nil }
 	return is(SpoolFile) && !is(SealedFile) && !is(KeyFile)
 }
+
+var errOrphaned = errors.New("there is a spool and no key to it")
 
 func (k SpoolKey) nextOrphaned() string {
 	if k.TPM == nil {

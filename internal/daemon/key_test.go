@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bedside-gateway/gatewayd/internal/enroll"
+	"github.com/bedside-gateway/gatewayd/internal/status"
 	"github.com/bedside-gateway/gatewayd/keystore"
 	"github.com/bedside-gateway/gatewayd/keystore/tpm"
 )
@@ -80,5 +82,52 @@ func TestASpoolWithoutItsKeyIsLostAndResetLeadsBackFromIt(t *testing.T) {
 	}
 	if lost, err := k.Lost(t.Context()); lost || err != nil {
 		t.Errorf("after it was given up: %v %v", lost, err)
+	}
+}
+
+// Whoever stands before a gateway with a damaged file sees on it what is wrong,
+// and once the file is back, it goes on by itself with all that it kept.
+func TestAGatewayWaitsForAFileThatIsDamagedAndLosesNothing(t *testing.T) {
+	for name, test := range map[string]struct {
+		file      string
+		damage    func(path string) error
+		condition string
+	}{
+		"the note of the TPM": {filepath.Join(enroll.Dir, keystore.FingerprintFile), func(path string) error { return os.WriteFile(path, []byte("{"), 0o600) }, "identity-unreadable"},
+		"a folder as the key": {SealedFile, func(path string) error { return os.Mkdir(path, 0o700) }, "spool-sealed"},
+		"the key is gone":     {SealedFile, func(string) error { return nil }, "spool-sealed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newSealedHouse(t)
+			h.start()
+			h.enroll()
+			h.platform.Kill()
+			h.bedside.say(t, "/dev/bed1", "HR 65")
+			h.waiting(1)
+			h.house.end()
+			path := filepath.Join(h.dir, "state", test.file)
+			if err := os.Rename(path, path+".away"); err != nil {
+				t.Fatal(err)
+			}
+			if err := test.damage(path); err != nil {
+				t.Fatal(err)
+			}
+			h.restart()
+			started := h.begin()
+			if r := h.answers(test.condition); r.Verdict != status.Down || r.Ready {
+				t.Errorf("%+v", r)
+			}
+			h.answers("spool-sealed")
+			if err := os.RemoveAll(path); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(path+".away", path); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-started; err != nil {
+				t.Fatal(err)
+			}
+			h.has(65)
+		})
 	}
 }

@@ -36,7 +36,7 @@ var allowed = map[string][]string{
 	"keystore/tpm":               {"keystore/attest"},
 	"keystore/attest":            {},
 	"keystore/attest/attesttest": {"internal/sim/swtpm", "keystore/attest"},
-	"keystore/est":               {},
+	"keystore/est":               {"tlspolicy"},
 	"revocation":                 {},
 	"revocation/fetch":           {"revocation"},
 	"southbound":                 {"hl7", "mllp", "pcd", "revocation", "revocation/fetch", "spool", "tlsoverlay", "tlspolicy"},
