@@ -21,7 +21,7 @@ import (
 func Start(ctx context.Context, c *config.Config, o Options) (*Daemon, error) {
 	h := newHeld(o.filled(), c)
 	defer h.end()
-	slow := time.AfterFunc(h.options.HoldPeriod, h.begin)
+	slow := time.AfterFunc(min(h.options.HoldPeriod, patience), h.begin)
 	defer slow.Stop()
 	for {
 		d, err := prepare(ctx, h.config(), o)
@@ -40,6 +40,9 @@ func Start(ctx context.Context, c *config.Config, o Options) (*Daemon, error) {
 		}
 	}
 }
+
+// patience is how long a start may take before the status socket tells of it.
+const patience = 3 * time.Second
 
 // mendable reports whether a gateway waits for the end of what keeps it from
 // beginning: to end would leave nobody to say on site what is wrong.
