@@ -700,18 +700,32 @@ func TestWhatIsNoTPMIsNotTakenForABrokenOne(t *testing.T) {
 	}
 }
 
+// goneAgain is a TPM that connects and hangs up.
+type goneAgain struct{}
+
+func (goneAgain) Write(b []byte) (int, error) { return len(b), nil }
+func (goneAgain) Read([]byte) (int, error)    { return 0, io.EOF }
+func (goneAgain) SetDeadline(time.Time) error { return nil }
+func (goneAgain) Close() error                { return nil }
+
 // A TPM that breaks off is told in the log once: from then on each error tells.
 func TestATPMThatBreaksOffAndStaysAwayIsLoggedOnce(t *testing.T) {
 	var log bytes.Buffer
 	var dead atomic.Bool
-	d := open(t, emulator(t), Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Dial: wired(func(_ int, w *wire) {
+	living := wired(func(_ int, w *wire) {
 		w.read = func(b []byte) (int, error) {
 			if dead.Load() {
 				return 0, io.EOF
 			}
 			return w.Conn.Read(b)
 		}
-	})})
+	})
+	d := open(t, emulator(t), Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Dial: func(ctx context.Context, address string) (Conn, error) {
+		if !dead.Load() {
+			return living(ctx, address)
+		}
+		return goneAgain{}, nil // the emulator itself has no room for many that hang up
+	}})
 	if err := d.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
