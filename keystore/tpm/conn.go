@@ -143,9 +143,8 @@ func later(response []byte) bool {
 }
 
 // exchange waits for the answer no longer than until the deadline or the end of
-// the context. Somebody else reads it: the kernel has a reader of a device wait
-// for the command that is under way, deadline or not. What comes after that is
-// nobody's, and the link is of no use any more.
+// the context. What comes after that is nobody's, and the link is of no use any
+// more.
 func (l *link) exchange(deadline time.Time, command []byte) ([]byte, error) {
 	if l.broken {
 		return nil, io.ErrClosedPipe
@@ -153,6 +152,16 @@ func (l *link) exchange(deadline time.Time, command []byte) ([]byte, error) {
 	if err := l.conn.SetDeadline(deadline); err != nil {
 		return nil, &faultError{Absent, fmt.Sprintf("nobody can wait for it (%v): it is no TPM, or the kernel is older than 4.20", err)}
 	}
+	if _, socket := l.conn.(net.Conn); socket {
+		defer cutOff(l.ctx, l.conn)()
+		return transfer(l.conn, command)
+	}
+	return l.delegate(deadline, command)
+}
+
+// delegate has somebody else read the answer: the kernel has a reader of a device
+// wait for the command that is under way, deadline or not.
+func (l *link) delegate(deadline time.Time, command []byte) ([]byte, error) {
 	var response []byte
 	var err error
 	done := make(chan struct{})
@@ -170,6 +179,21 @@ func (l *link) exchange(deadline time.Time, command []byte) ([]byte, error) {
 	}
 	_ = l.conn.SetDeadline(time.Unix(1, 0))
 	return nil, os.ErrDeadlineExceeded
+}
+
+// cutOff ends what is under way on the connection when the context ends. When
+// the function that it gives has returned, that will not happen any more.
+func cutOff(ctx context.Context, c Conn) (stop func()) {
+	done := make(chan struct{})
+	cancel := context.AfterFunc(ctx, func() {
+		_ = c.SetDeadline(time.Unix(1, 0))
+		close(done)
+	})
+	return func() {
+		if !cancel() {
+			<-done
+		}
+	}
 }
 
 func transfer(c Conn, command []byte) ([]byte, error) {
