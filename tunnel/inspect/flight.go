@@ -160,7 +160,7 @@ func (i *Inspector) judgeStapled(leaf *x509.Certificate, known bool) error {
 	case err == nil:
 		return nil
 	case known:
-		return f.refuse(leaf, RuleCertificate, nextStaple, "the gate has judged it good, and what is stapled in this session speaks against it: %v", err).because(err)
+		return f.refuse(leaf, RuleCertificate, nextStaple, "the gate has judged it good, and what comes stapled in the TLS session itself speaks against it: %v", err).because(err)
 	}
 	return f.refuse(leaf, RuleCertificate, nextForeign, "it is not the certificate that the gate has judged, and by what is stapled with it it is refused: %v", err).because(err)
 }
