@@ -452,8 +452,12 @@ func (c *Client) noteFailure(err error, pause time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	state, handshake := stateOf(err)
+	_, declined := errors.AsType[*RefusedError](err)
+	if declined != c.status.Declined {
+		c.status.State = "" // whose refusal it is makes two of one state
+	}
+	c.status.Declined = declined
 	c.to(state)
-	_, c.status.Declined = errors.AsType[*RefusedError](err)
 	if handshake != "" {
 		c.status.Handshakes[handshake]++
 	}

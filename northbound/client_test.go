@@ -639,6 +639,30 @@ func TestAKeyThatDoesNotSignIsAStateOfItsOwn_A11(t *testing.T) {
 	})
 }
 
+// How long a platform has declined our certificate does not count from when a rule
+// of ours refused it.
+func TestARefusalByThePlatformBeginsWhereOursEnds(t *testing.T) {
+	change := func(d *Destination, _ *Options) {
+		d.TLS = policy(t, "device-foreign")
+		d.TLS.MaxVersion = tls.VersionTLS12 // the platform's word is in the handshake
+	}
+	inBubble(t, takeAll, change, func(t *testing.T, r *rig) {
+		r.f.present("platform-wrong-name")
+		r.start()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if s := r.client.Status(); s.State != Refused || s.Declined || time.Since(s.Since) < 59*time.Minute {
+			t.Errorf("ours: %+v", s)
+		}
+		r.f.present("platform")
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if s := r.client.Status(); s.State != Refused || !s.Declined || time.Since(s.Since) > 10*time.Minute {
+			t.Errorf("the platform's: %+v", s)
+		}
+	})
+}
+
 func TestRefusedPlatformThatMendsItselfGetsItsMessages(t *testing.T) {
 	inBubble(t, takeAll, nil, func(t *testing.T, r *rig) {
 		r.f.present("platform-expired")

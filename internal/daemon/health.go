@@ -88,7 +88,8 @@ func (h *health) saw(store string, err error) {
 	defer h.mu.Unlock()
 	before := len(h.troubles)
 	switch {
-	case !failed:
+	case err != nil && !failed: // nothing that the TPM said
+	case err == nil:
 		delete(h.troubles, store)
 		delete(h.troubles, whole)
 	case slices.Contains(ofTheKey, e.Fault):

@@ -211,6 +211,17 @@ func (h *sealedHouse) answers(condition string) status.Report {
 	return last
 }
 
+// untried installs another certificate, of a CA, while no platform is there to try
+// it with.
+func (h *sealedHouse) untried(ca string) {
+	h.t.Helper()
+	if _, err := h.applicant().NewKey(h.t.Context()); err != nil {
+		h.t.Fatal(err)
+	}
+	h.platform.Kill()
+	h.certify(ca)
+}
+
 // settles delivers until one of the messages went out with the new certificate,
 // and the one before is gone with that.
 func (h *sealedHouse) settles() {
@@ -328,11 +339,7 @@ func TestACertificateIsTriedAsSoonAsAPlatformIsBack(t *testing.T) {
 	h.start()
 	h.enroll()
 	h.delivers(61)
-	if _, err := h.applicant().NewKey(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	h.platform.Kill()
-	h.certify("ecc-issuing")
+	h.untried("ecc-issuing")
 	h.raises("certificate-untried", "")
 	fresh := h.slots().Next.Chain[0]
 	h.restart()
@@ -347,11 +354,7 @@ func TestTheReportHasTheCertificateThatIsInUse(t *testing.T) {
 	h.start()
 	h.enroll()
 	h.delivers(61)
-	if _, err := h.applicant().NewKey(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	h.platform.Kill()
-	h.certify("ecc-issuing")
+	h.untried("ecc-issuing")
 	h.house.end()
 	h.restart()
 	fresh := keystore.Mark(h.slots().Next.Public)
@@ -371,11 +374,7 @@ func TestTheCertificateBeforeComesBackWhenAllRefuseTheNewOne(t *testing.T) {
 	h.start()
 	h.enroll()
 	h.delivers(61)
-	if _, err := h.applicant().NewKey(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	h.platform.Kill() // nobody can be tried
-	h.certify("ecc-foreign-issuing")
+	h.untried("ecc-foreign-issuing")
 	h.raises("certificate-untried", "")
 	store := h.applicant().Store
 	good := h.slots().Current.Chain[0]
@@ -404,11 +403,7 @@ func TestACertificateThatCannotBePutToUseIsTakenUpLater(t *testing.T) {
 	h.start()
 	h.enroll()
 	h.delivers(61)
-	if _, err := h.applicant().NewKey(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	h.platform.Kill() // nobody can be tried
-	h.certify("ecc-issuing")
+	h.untried("ecc-issuing")
 	h.raises("certificate-untried", "")
 	store, roots := h.applicant().Store, filepath.Join(h.dir, "pki", "roots.pem")
 	if err := os.Rename(roots, roots+".away"); err != nil {
