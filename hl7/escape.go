@@ -54,10 +54,16 @@ func escapeAt(raw []byte, d Delimiters) (sequence []byte, n int) {
 	case '.':
 		known = formatCommand(sequence[1:])
 	}
-	if !known {
+	if !known || bytes.ContainsFunc(sequence, d.separates) {
 		return nil, 0
 	}
 	return sequence, i + 2
+}
+
+// separates reports whether a character is a separator, which it is before
+// anything else: a message may declare one that escape sequences have in them.
+func (d Delimiters) separates(r rune) bool {
+	return r != 0 && (r == rune(d.Field) || r == rune(d.Component) || r == rune(d.Repetition) || r == rune(d.Subcomponent))
 }
 
 func appendMeaning(dst, sequence []byte, d Delimiters) []byte {

@@ -258,6 +258,7 @@ func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		header + "\rPID|||a^b&c~d||\\F\\\\X0D\\\\.br\\\\\r", "MSH*:+!%*app:id\nPID*a+b:c%d!S!e", "MSH|^|x\r\nPID|\\\r", "MSH", "", "\x00",
 		"MSH|^~\\&#|\\H\\bold\\N\\\rZZ1|\\C2842\\\\M244A41\\\\Z1\\\r",
+		"MSH|!\"\\.|\\.br\\", "MSH|^~\\F|\\F\\", // separators that stand in escape sequences as well
 	} {
 		f.Add([]byte(seed))
 	}
